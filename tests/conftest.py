@@ -1,0 +1,70 @@
+"""Strict JAX settings for the whole suite, and the folder of real data that some tests read."""
+
+import importlib.util
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import jaxtyping
+import numpy as np
+import pytest
+
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def x64():
+    """Double precision for one test, for comparisons with exact answers."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def no_type_hook():
+    """Lets an argument of the wrong type through to our own errors, as in a user's program."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of real data beside the checkout; tests that need it are skipped where it is absent."""
+    folder = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the folder shared/data beside the checkout, which is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prepared_tfds(tmp_path_factory, shared_data):
+    """A TFDS data_dir where mnist, fashion_mnist and binarized_mnist are prepared, by vaejax, from the shared files."""
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip('preparing TFDS sets needs TensorFlow: pip install "vaejax[prepare]"')
+    from vaejax import data
+
+    folder = tmp_path_factory.mktemp("tfds")
+    amat = folder / "amat"
+    amat.mkdir()
+    with np.load(shared_data / "binarized_mnist" / "binarized_mnist_larochelle.npz") as packed:
+        for part in packed.files:
+            bits = np.unpackbits(packed[part], axis=1, count=784)
+            text = np.full((len(bits), 1568), ord(" "), np.uint8)
+            text[:, ::2] = bits + ord("0")
+            text[:, -1] = ord("\n")
+            (amat / f"binarized_mnist_{part}.amat").write_bytes(text.tobytes())
+    target = folder / "prepared"
+    code = "import sys; from vaejax import data; data.load(sys.argv[1], data_dir=sys.argv[2], manual_dir=sys.argv[3])"
+    # The third set in a second process, since it takes as long as the two. Their order is the one in which mnist's
+    # extracted files would be taken for fashion_mnist's, if they were left where TFDS puts them.
+    with subprocess.Popen([sys.executable, "-W", "error", "-c", code, "binarized_mnist", target, amat]) as third:
+        for name in ("mnist", "fashion_mnist"):
+            data.load(name, data_dir=target, manual_dir=shared_data / name)
+    assert third.returncode == 0
+    shutil.rmtree(amat)
+    yield target
+    shutil.rmtree(folder)

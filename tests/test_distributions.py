@@ -1,0 +1,141 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from vaejax import distributions
+
+EXTREMES = (-1e4, -100.0, -88.8, -1.0, 0.0, 1e-8, 1.0, 88.8, 100.0, 1e4)
+
+
+def event(head, *outputs):
+    return head.apply(head.init(jax.random.key(0), outputs[0].shape), *outputs).to_event(1)
+
+
+@settings(deadline=None)  # the first call compiles
+@given(st.floats(-1e4, 1e4, width=32))
+def test_bounded_log_std_is_bounded_and_increasing(raw):
+    value, slope = jax.value_and_grad(distributions.bounded_log_std)(jnp.float32(raw))
+    assert abs(value) <= distributions.LOG_STD_BOUND
+    assert 0 <= slope <= 1
+
+
+@pytest.mark.parametrize("likelihood", sorted(distributions.LIKELIHOODS))
+def test_likelihoods_are_finite_in_value_and_gradient(likelihood):
+    head = distributions.likelihood_head(likelihood)
+    grid = np.stack(np.meshgrid(*[EXTREMES] * head.num_outputs)).reshape(head.num_outputs, -1)
+    outputs = tuple(jnp.asarray(row, jnp.float32) for row in grid)
+    log_prob = jax.value_and_grad(lambda outputs, x: distributions.log_prob(event(head, *outputs), x))
+    for x in (jnp.zeros(grid.shape[1]), jnp.ones(grid.shape[1])):
+        value, grads = log_prob(outputs, x)
+        assert jnp.isfinite(value)
+        assert all(jnp.isfinite(grad).all() for grad in grads)
+
+
+def test_posterior_is_finite_in_sample_density_and_kl():
+    grid = np.stack(np.meshgrid(EXTREMES, EXTREMES)).reshape(2, -1)
+    head = distributions.gaussian()
+    prior = dist.Normal(jnp.zeros(grid.shape[1]), jnp.ones(grid.shape[1])).to_event(1)
+
+    def terms(outputs):
+        q = event(head, *outputs)
+        z = q.rsample(jax.random.key(1))
+        return jnp.stack([q.log_prob(z), prior.log_prob(z), distributions.kl_divergence(q, prior), q.entropy()])
+
+    outputs = tuple(jnp.asarray(row, jnp.float32) for row in grid)
+    assert jnp.isfinite(terms(outputs)).all()
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.jacrev(terms)(outputs))
+
+
+def test_bernoulli_log_prob_equals_scipy(x64):
+    logits = jnp.linspace(-20, 20, 41)
+    for x in (0.0, 1.0):
+        expected = stats.bernoulli(1 / (1 + np.exp(-np.asarray(logits)))).logpmf(x)
+        got = distributions.log_prob(distributions.bernoulli().apply({}, logits), jnp.full(41, x))
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+def test_gaussian_heads_equal_scipy(x64):
+    mean, raw, x = jnp.array([0.3, -2.0, 5.0]), jnp.array([-1.0, 0.0, 2.0]), jnp.array([1.0, 2.0, 3.0])
+    std = np.exp(8 * np.tanh(np.asarray(raw) / 8))
+    np.testing.assert_allclose(
+        event(distributions.gaussian(), mean, raw).log_prob(x), stats.norm(mean, std).logpdf(x).sum(), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        event(distributions.gaussian_fixed_std(0.1), mean).log_prob(x),
+        stats.norm(mean, 0.1).logpdf(x).sum(),
+        rtol=1e-12,
+    )
+    shared = distributions.gaussian_shared_std()
+    q = shared.apply({"log_std": jnp.array(-1.0)}, mean).to_event(1)
+    np.testing.assert_allclose(q.log_prob(x), stats.norm(mean, std[0]).logpdf(x).sum(), rtol=1e-12)
+
+
+def test_kl_and_entropy_equal_quadrature(x64):
+    q = dist.Normal(jnp.array([0.7]), jnp.array([0.4])).to_event(1)
+    p = dist.Normal(jnp.zeros(1), jnp.ones(1)).to_event(1)
+    grid = np.linspace(-8, 8, 200_001)
+    density = stats.norm(0.7, 0.4).pdf(grid)
+    entropy = -np.trapezoid(density * stats.norm(0.7, 0.4).logpdf(grid), grid)
+    kl = -entropy - np.trapezoid(density * stats.norm(0, 1).logpdf(grid), grid)
+    np.testing.assert_allclose(distributions.kl_divergence(q, p), kl, rtol=1e-9)
+    np.testing.assert_allclose(distributions.entropy(q), entropy, rtol=1e-9)
+
+
+def test_kl_broadcasts_a_prior_over_the_batch():
+    q = dist.Normal(jnp.ones((5, 3)), jnp.ones((5, 3))).to_event(1)
+    p = dist.Normal(jnp.zeros(3), jnp.ones(3)).to_event(1)
+    np.testing.assert_allclose(distributions.kl_divergence(q, p), np.full(5, 1.5), rtol=1e-6)
+
+
+def test_kl_without_closed_form_names_the_sampled_one():
+    q, p = dist.Normal(0.0, 1.0), dist.Laplace(0.0, 1.0)
+    with pytest.raises(ValueError, match=r"none for q = Normal, p = Laplace; use kl='sampled'"):
+        distributions.kl_divergence(q, p)
+
+
+def test_entropy_without_closed_form_names_the_sampled_kl():
+    with pytest.raises(ValueError, match="use kl='sampled'"):
+        distributions.entropy(dist.Kumaraswamy(2.0, 3.0))
+
+
+def test_grey_pixels_under_bernoulli_raise_and_are_nan_under_jit():
+    p = dist.BernoulliLogits(jnp.zeros((2, 3))).to_event(1)
+    x = jnp.array([[0.0, 1.0, 1.0], [0.0, 0.25, 0.5]])
+    with pytest.raises(ValueError, match=r"came 2 others, the first at index \(1, 1\) with value 0.25. Binarize"):
+        distributions.data_log_prob(p, x)
+    traced = jax.jit(distributions.data_log_prob)(p, x)
+    assert jnp.isfinite(traced[0])
+    assert jnp.isnan(traced[1])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_data_that_are_not_finite_raise_with_count_and_index(bad):
+    p = dist.Normal(jnp.zeros((2, 3)), jnp.ones((2, 3))).to_event(1)
+    x = jnp.zeros((2, 3)).at[1, 2].set(bad)
+    with pytest.raises(
+        ValueError,
+        match=r"expected finite data, got 1 NaN or infinite value of 6, the first (nan|inf) at index \(1, 2\)",
+    ):
+        distributions.data_log_prob(p, x)
+
+
+def test_data_outside_another_support_raise():
+    p = dist.Exponential(jnp.ones(3)).to_event(1)
+    with pytest.raises(ValueError, match=r"support of the likelihood Exponential; came values from -1 to 2"):
+        distributions.data_log_prob(p, jnp.array([-1.0, 0.5, 2.0]))
+
+
+@pytest.mark.parametrize("std", [0.0, -1.0, float("nan")])
+def test_fixed_std_must_be_positive(std):
+    with pytest.raises(ValueError, match="std must be a positive number"):
+        distributions.gaussian_fixed_std(std)
+
+
+def test_unknown_likelihood_names_the_known():
+    with pytest.raises(ValueError, match=r"must be one of \['bernoulli', 'gaussian'.*got 'poisson'"):
+        distributions.likelihood_head("poisson")

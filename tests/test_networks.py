@@ -1,0 +1,116 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen, nnx
+
+from vaejax import networks
+
+
+class LinenDense(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(4)(jnp.tanh(linen.Dense(5)(x)))
+
+
+class LinenBatchNorm(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.BatchNorm(use_running_average=False)(linen.Dense(4)(x))
+
+
+class LinenDropout(linen.Module):
+    deterministic: bool = False
+
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dropout(0.5, deterministic=self.deterministic)(linen.Dense(4)(x))
+
+
+def nnx_dense(rngs):
+    return nnx.Sequential(nnx.Linear(3, 5, rngs=rngs), nnx.tanh, nnx.Linear(5, 4, rngs=rngs))
+
+
+def dense_pair():
+    init = lambda key: {"kernel": jax.random.normal(key, (3, 4))}  # noqa: E731
+    return init, lambda params, x: x @ params["kernel"]
+
+
+@pytest.mark.parametrize(
+    "network",
+    [LinenDense(), LinenDropout(deterministic=True), nnx_dense, nnx_dense(nnx.Rngs(0)), dense_pair()],
+    ids=["linen", "linen without randomness", "nnx function", "nnx module", "pure pair"],
+)
+def test_every_kind_of_network_becomes_a_pure_pair(network):
+    pair = networks.as_network(network, (3,))
+    params = jax.jit(pair.init)(jax.random.key(0))
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(params))
+    assert isinstance(params, dict)
+    x = jax.random.normal(jax.random.key(1), (7, 3))
+    out = pair.apply(params, x)
+    assert out.shape == (7, 4)
+    np.testing.assert_allclose(jax.jit(pair.apply)(params, x), out, rtol=1e-5)
+    grads = jax.grad(lambda params: pair.apply(params, x).sum())(params)
+    assert jax.tree.structure(grads) == jax.tree.structure(params)
+
+
+def test_an_nnx_function_draws_anew_for_each_key_and_a_module_keeps_its_parameters():
+    first, second = (networks.from_nnx(nnx_dense).init(jax.random.key(seed)) for seed in (0, 1))
+    assert not np.allclose(first["layers"][0]["kernel"], second["layers"][0]["kernel"])
+    module = nnx_dense(nnx.Rngs(3))
+    kept = networks.from_nnx(module).init(jax.random.key(0))
+    np.testing.assert_array_equal(kept["layers"][0]["kernel"], module.layers[0].kernel[...])
+
+
+@pytest.mark.parametrize(
+    ("network", "name"),
+    [
+        (LinenBatchNorm(), "LinenBatchNorm: variable collection 'batch_stats'"),
+        (LinenDropout(), "LinenDropout: "),
+        (lambda rngs: nnx.BatchNorm(3, rngs=rngs), r"mean \(BatchStat\)"),
+        (nnx.Dropout(0.5, rngs=nnx.Rngs(0)), r"rngs.key \(RngKey\)"),
+    ],
+)
+def test_state_other_than_parameters_is_refused_by_name(network, name):
+    with pytest.raises(
+        ValueError, match=rf"no state other than its parameters.*{name}.*Leave out BatchNorm and Dropout"
+    ):
+        networks.as_network(network, (3,))
+
+
+def test_what_is_no_network_is_refused():
+    with pytest.raises(ValueError, match=r"must be a pair \(init, apply\).*got int"):
+        networks.as_network(3, (3,))
+
+
+@pytest.mark.parametrize("sizes", [(0, (5,), 2), (3, (0,), 2), (3, (5.0,), 2)])
+def test_layer_sizes_must_be_positive_integers(sizes, no_type_hook):
+    with pytest.raises(ValueError, match="layer sizes must be positive integers"):
+        networks.mlp(*sizes)
+
+
+def test_unknown_activation_names_the_known():
+    with pytest.raises(ValueError, match=r"activation must be one of \['elu'.*got 'swoosh'"):
+        networks.mlp(3, (5,), 2, "swoosh")
+
+
+def test_mlp_equals_its_matrix_products():
+    network = networks.mlp(3, (5, 4), 2, "relu")
+    params = network.init(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (7, 3))
+    expected = x
+    for i in range(3):
+        layer = params[f"layer_{i}"]
+        expected = expected @ layer["kernel"] + layer["bias"][None]
+        expected = jax.nn.relu(expected) if i < 2 else expected
+    np.testing.assert_allclose(network.apply(params, x), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("image_shape", [(28, 28, 1), (28, 20, 1), (7, 9, 3), (8, 8, 1)])
+def test_conv_networks_keep_any_image_shape(image_shape):
+    encoder = networks.conv_encoder(image_shape, (4, 8), 16, 6)
+    images = jnp.ones((5, *image_shape))
+    assert jax.eval_shape(lambda key: encoder.apply(encoder.init(key), images), jax.random.key(0)).shape == (5, 6)
+    decoder = networks.conv_decoder(3, image_shape, (4, 8), 16, 2)
+    decoded = jax.eval_shape(lambda key: decoder.apply(decoder.init(key), jnp.ones((5, 3))), jax.random.key(0))
+    assert decoded.shape == (5, 2, *image_shape)

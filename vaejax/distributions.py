@@ -1,0 +1,213 @@
+"""Heads, which turn the outputs of a network into a numpyro distribution, and log-densities that refuse bad data.
+
+Densities are `numpyro.distributions` objects throughout. A head says how many outputs it wants for each number it
+describes, owns what parameters do not depend on the input (a shared standard deviation), and bounds scales smoothly,
+so that no output of a network gives an infinite density.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jaxtyping import Array, ArrayLike, Float, Key
+from numpyro.distributions.kl import kl_divergence as numpyro_kl_divergence
+
+from vaejax import data
+
+Params = dict[str, Any]
+
+LOG_STD_BOUND = 8.0
+
+
+class Head(NamedTuple):
+    """How the outputs of a network parametrize a distribution.
+
+    Attributes:
+        num_outputs: arrays of the event's shape that `apply` takes from the network.
+        init: `(key, event_shape) -> params`, the head's own parameters, `{}` for most.
+        apply: `(params, *outputs) -> distribution`, each output of shape (*batch, *event). The axes of the event may
+            be left as batch axes of the distribution: the model declares them with `to_event`.
+    """
+
+    num_outputs: int
+    init: Callable[..., Params]
+    apply: Callable[..., dist.Distribution]
+
+
+def bounded_log_std(raw: Float[Array, "*shape"], bound: float = LOG_STD_BOUND) -> Float[Array, "*shape"]:
+    """Squash an unbounded number into a log standard deviation in (-bound, bound), as `bound * tanh(raw / bound)`.
+
+    Near zero it is the identity. At the default bound the standard deviation stays within [3.4e-4, 2981]: a floor,
+    without which a Gaussian likelihood has no maximum, and a ceiling, without which it overflows.
+
+    >>> bounded_log_std(jnp.array([-1e4, 0.0, 0.1, 1e4])).round(3).tolist()
+    [-8.0, 0.0, 0.10000000149011612, 8.0]
+    """
+    return bound * jnp.tanh(raw / bound)
+
+
+def bernoulli() -> Head:
+    """Bernoulli with the network's output as its logit.
+
+    >>> bernoulli().apply({}, jnp.array([1e4, -1e4])).log_prob(jnp.array([1.0, 1.0])).tolist()
+    [-0.0, -10000.0]
+    """
+    return Head(1, _no_params, lambda params, logits: dist.BernoulliLogits(logits))
+
+
+def gaussian() -> Head:
+    """Gaussian whose mean and bounded log standard deviation both come from the network: the usual posterior."""
+    return Head(2, _no_params, lambda params, mean, raw: dist.Normal(mean, jnp.exp(bounded_log_std(raw))))
+
+
+def gaussian_shared_std(std_shape: tuple[int, ...] = ()) -> Head:
+    """Gaussian with its mean from the network and a learned standard deviation that does not depend on the input.
+
+    Args:
+        std_shape: shape of the parameter `log_std`, broadcast over the event: `()` for one shared number.
+    """
+
+    def init(key: Key[Array, ""], event_shape: tuple[int, ...]) -> Params:
+        del key, event_shape
+        return {"log_std": jnp.zeros(std_shape)}
+
+    def apply(params: Params, mean: Float[Array, "*shape"]) -> dist.Normal:
+        std = jnp.exp(bounded_log_std(params["log_std"]))
+        return dist.Normal(mean, jnp.broadcast_to(std, mean.shape))
+
+    return Head(1, init, apply)
+
+
+def gaussian_fixed_std(std: float = 1.0) -> Head:
+    """Gaussian with its mean from the network and a given standard deviation.
+
+    Args:
+        std: the standard deviation, in the units of the data.
+
+    Raises:
+        ValueError: if std is not a positive number.
+    """
+    if not std > 0:
+        raise ValueError(f"std must be a positive number, in the units of the data; got {std!r}")
+    return Head(1, _no_params, lambda params, mean: dist.Normal(mean, jnp.full_like(mean, std)))
+
+
+LIKELIHOODS: dict[str, Callable[[], Head]] = {
+    "bernoulli": bernoulli,
+    "gaussian": gaussian,
+    "gaussian_shared_std": gaussian_shared_std,
+    "gaussian_fixed_std": gaussian_fixed_std,
+}
+
+
+def likelihood_head(likelihood: str | Head) -> Head:
+    """The head of a likelihood given by name, or the head itself.
+
+    Args:
+        likelihood: "bernoulli", "gaussian" (std per pixel from the network), "gaussian_shared_std" (one learned std),
+            "gaussian_fixed_std" (std 1; for another pass `gaussian_fixed_std(std)`), or a `Head`.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    if isinstance(likelihood, Head):
+        return likelihood
+    if likelihood not in LIKELIHOODS:
+        raise ValueError(f"likelihood must be one of {sorted(LIKELIHOODS)} or a distributions.Head; got {likelihood!r}")
+    return LIKELIHOODS[likelihood]()
+
+
+def log_prob(distribution: dist.Distribution, value: ArrayLike) -> Array:
+    """Log density of `value` in nats, summed over event axes: (*batch,)."""
+    # numpyro 0.22 broadcasts a prior of batch shape () over the batch, and its Bernoulli mixes bool with float.
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        return distribution.log_prob(value)
+
+
+def kl_divergence(q: dist.Distribution, p: dist.Distribution) -> Array:
+    """KL(q || p) in nats, summed over event axes: (*batch,).
+
+    Raises:
+        ValueError: if numpyro knows no closed form for the pair.
+    """
+    try:
+        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+            return numpyro_kl_divergence(q, p)
+    except NotImplementedError:
+        raise ValueError(
+            f"kl='analytic' needs a closed form of KL(q || p), and numpyro has none for q = {name_of(q)}, "
+            f"p = {name_of(p)}; use kl='sampled', or kl='entropy' where q has an entropy"
+        ) from None
+
+
+def entropy(q: dist.Distribution) -> Array:
+    """Entropy of q in nats, summed over event axes: (*batch,).
+
+    Raises:
+        ValueError: if numpyro knows no closed form.
+    """
+    try:
+        return q.entropy()
+    except NotImplementedError:
+        raise ValueError(
+            f"kl='entropy' needs the entropy of q in closed form, and numpyro has none for q = {name_of(q)}; "
+            "use kl='sampled'"
+        ) from None
+
+
+def data_log_prob(p: dist.Distribution, x: Array) -> Array:
+    """Log-likelihood log p(x | z) of data in nats: (*batch,), never a number for data that p cannot have produced.
+
+    Where x is a concrete array, data outside the support raise. Under `jit` values cannot be looked at, and the
+    log-likelihood of such an example is NaN.
+
+    Raises:
+        ValueError: if x is concrete and lies outside the support, or holds NaN or infinities.
+    """
+    check_support(p, x)
+    return jnp.where(p.support(x), log_prob(p, x), jnp.nan)
+
+
+def check_support(p: dist.Distribution, x: Array) -> None:
+    """Refuse concrete data outside the support of p; say nothing of traced data.
+
+    Raises:
+        ValueError: with the number of bad values, the first of them, and what to do.
+    """
+    if isinstance(x, jax.core.Tracer):
+        return
+    data.check_finite(x, "data")
+    supported = p.support(x)
+    if not isinstance(supported, jax.core.Tracer) and not supported.all():
+        raise ValueError(_unsupported(p, x))
+
+
+def _unsupported(p: dist.Distribution, x: Array) -> str:
+    name = name_of(p)
+    if "Bernoulli" in name:
+        grey = (x != 0) & (x != 1)
+        first = tuple(int(i) for i in jnp.argwhere(grey)[0])
+        return (
+            f"a Bernoulli likelihood expects pixels that are exactly 0 or 1; came {int(grey.sum())} others, the first "
+            f"at index {first} with value {float(x[first]):.4g}. Binarize: data.binarize_dynamic(key, x) or "
+            "data.binarize_threshold(key, x), in training as make_train_step(..., prepare=data.binarize_dynamic); or "
+            "choose a Gaussian likelihood"
+        )
+    return (
+        f"expected data in the support of the likelihood {name}; came values from {float(x.min()):.4g} to "
+        f"{float(x.max()):.4g}: rescale the data or choose another likelihood"
+    )
+
+
+def name_of(distribution: dist.Distribution) -> str:
+    """The family's name for a message, without the wrappers that only declare axes."""
+    while isinstance(distribution, dist.Independent | dist.ExpandedDistribution):
+        distribution = distribution.base_dist
+    return type(distribution).__name__
+
+
+def _no_params(key: Key[Array, ""], event_shape: tuple[int, ...]) -> Params:
+    del key, event_shape
+    return {}

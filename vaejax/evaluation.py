@@ -1,0 +1,213 @@
+"""How good a model is: log p(x) with error bars, the ELBO and its parts, active units.
+
+Each example draws from a key of its own, folded with its index, and each sample from a key split from that. So the
+numbers do not depend on how examples and samples are cut into chunks, only memory does.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
+
+from vaejax import distributions, estimators, models, objectives
+from vaejax.distributions import Params
+from vaejax.models import VAE
+
+
+class LogLikelihood(NamedTuple):
+    """An estimate of log p(x) for each example, in nats.
+
+    Attributes:
+        estimate: log of the mean importance weight; in expectation a lower bound on log p(x). (*batch,)
+        standard_error: of the estimate, over the samples, by the delta method; NaN for K = 1. (*batch,)
+        ess: effective sample size, from 1 to K. Where it is small neither of the two can be trusted. (*batch,)
+        num_samples: K. A bound of K samples must be reported with it.
+    """
+
+    estimate: Float[Array, " *batch"]
+    standard_error: Float[Array, " *batch"]
+    ess: Float[Array, " *batch"]
+    num_samples: int
+
+
+class Elbo(NamedTuple):
+    """The evidence lower bound of each example and its parts, in nats; estimate = reconstruction - kl.
+
+    Attributes:
+        estimate: mean over K samples of log p(x, z) - log q(z|x). (*batch,)
+        standard_error: of the estimate, over the samples; NaN for K = 1. (*batch,)
+        reconstruction: mean of log p(x|z). (*batch,)
+        kl: mean of log q(z|x) - log p(z). (*batch,)
+        num_samples: K.
+    """
+
+    estimate: Float[Array, " *batch"]
+    standard_error: Float[Array, " *batch"]
+    reconstruction: Float[Array, " *batch"]
+    kl: Float[Array, " *batch"]
+    num_samples: int
+
+
+class ActiveUnits(NamedTuple):
+    """Which latent units carry anything about the data.
+
+    Attributes:
+        variance: variance over the data of the posterior mean of each unit. (latent_dim,)
+        active: where the variance is above the threshold. (latent_dim,)
+        count: how many are. ()
+    """
+
+    variance: Float[Array, " latent_dim"]
+    active: Bool[Array, " latent_dim"]
+    count: Int[Array, ""]
+
+
+def log_likelihood(
+    vae: VAE,
+    params: Params,
+    key: Key[Array, ""],
+    x: ArrayLike,
+    num_samples: int = 5000,
+    *,
+    chunk_size: int = 50,
+    batch_size: int = 100,
+) -> LogLikelihood:
+    """Importance-sampled log p(x) = log E_q[p(x, z) / q(z|x)] of each example.
+
+    Args:
+        vae: the model.
+        params: its parameters.
+        key: example i uses `fold_in(key, i)`.
+        x: data, (*batch, *data_shape).
+        num_samples: K, samples of z for each example.
+        chunk_size: samples evaluated at once.
+        batch_size: examples evaluated at once; memory grows with chunk_size * batch_size and with nothing else.
+
+    Returns:
+        Estimate, standard error and effective sample size of each example. Compiled once for each shape.
+
+    Raises:
+        ValueError: if a number is not a positive integer, or x is refused by `models.check_data`.
+
+    >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
+    >>> result = log_likelihood(vae, vae.init(jax.random.key(0)), jax.random.key(1), jnp.ones((7, 3)), num_samples=100)
+    >>> result.estimate.shape, result.num_samples
+    ((7,), 100)
+
+    Source: Burda, Grosse & Salakhutdinov 2015, section 5; the standard error is the delta method's.
+    """
+    summary = _summarized(vae, params, key, x, num_samples, chunk_size, batch_size, _summarize_likelihood)
+    return LogLikelihood(*summary, num_samples)
+
+
+def elbo(
+    vae: VAE,
+    params: Params,
+    key: Key[Array, ""],
+    x: ArrayLike,
+    num_samples: int = 100,
+    *,
+    chunk_size: int = 50,
+    batch_size: int = 100,
+) -> Elbo:
+    """Evidence lower bound of each example, and its split into reconstruction and KL.
+
+    Takes the same samples as `log_likelihood` with the same key, and the same arguments.
+
+    Raises:
+        ValueError: as `log_likelihood`.
+
+    >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
+    >>> result = elbo(vae, vae.init(jax.random.key(0)), jax.random.key(1), jnp.ones((7, 3)))
+    >>> bool(jnp.allclose(result.estimate, result.reconstruction - result.kl, atol=1e-4))
+    True
+    """
+    parts = _summarized(vae, params, key, x, num_samples, chunk_size, batch_size, _summarize_elbo)
+    return Elbo(*parts, num_samples)
+
+
+def active_units(
+    vae: VAE, params: Params, x: ArrayLike, threshold: float = 0.01, *, batch_size: int = 1000
+) -> ActiveUnits:
+    """Units of the code whose posterior mean varies over the data: Var_x(E_q[z_j]) > threshold.
+
+    Args:
+        vae: the model.
+        params: its parameters.
+        x: data, (n, *data_shape), n >= 2.
+        threshold: on the variance.
+        batch_size: examples encoded at once.
+
+    Raises:
+        ValueError: if there are fewer than two examples, or x is refused by `models.check_data`.
+
+    >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
+    >>> active_units(vae, vae.init(jax.random.key(0)), jnp.eye(3)).variance.shape
+    (2,)
+
+    Source: Burda, Grosse & Salakhutdinov 2015, section 5.
+    """
+    models.check_data(vae, params, x)
+    x = jnp.asarray(x)
+    if x.shape[0] < 2:
+        raise ValueError(f"expected at least two examples, for a variance over the data; came {x.shape[0]}")
+    variance = posterior_means(vae, params, x, batch_size).var(axis=0)
+    active = variance > threshold
+    return ActiveUnits(variance, active, active.sum())
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def posterior_means(vae: VAE, params: Params, x: Array, batch_size: int = 1000) -> Float[Array, "n latent_dim"]:
+    """E_q[z] of each example of x (n, *data_shape), `batch_size` of them at once."""
+    return lax.map(lambda example: vae.encode(params, example).mean, x, batch_size=batch_size)
+
+
+def _summarized(vae, params, key, x, num_samples, chunk_size, batch_size, summarize):
+    for name, number in (("num_samples", num_samples), ("chunk_size", chunk_size), ("batch_size", batch_size)):
+        estimators.check_count(name, number)
+    models.check_data(vae, params, x)
+    return _importance_sample(vae, num_samples, chunk_size, batch_size, summarize, params, key, jnp.asarray(x))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _importance_sample(vae, num_samples, chunk_size, batch_size, summarize, params, key, x):
+    """`summarize(reconstruction, kl)` of the K samples of each example, both (K,)."""
+    batch_shape = jax.eval_shape(vae.encode, params, x).batch_shape
+    x = x.reshape(-1, *x.shape[len(batch_shape) :])
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(x.shape[0]))
+    prior = vae.prior(params)
+
+    def one_example(key_and_x):
+        key, x = key_and_x
+        q = vae.encode(params, x)
+
+        def sample_term(key):
+            z = q.sample(key)
+            reconstruction = distributions.data_log_prob(vae.decode(params, z), x)
+            return reconstruction, distributions.log_prob(q, z) - distributions.log_prob(prior, z)
+
+        return summarize(*estimators.over_samples(sample_term, key, num_samples, chunk_size))
+
+    result = lax.map(one_example, (keys, x), batch_size=batch_size)
+    return jax.tree.map(lambda leaf: leaf.reshape(batch_shape), result)
+
+
+def _summarize_likelihood(reconstruction: Float[Array, " K"], kl: Float[Array, " K"]):
+    log_w = reconstruction - kl
+    num_samples = log_w.shape[0]
+    ess = objectives.effective_sample_size(log_w)
+    estimate = jax.nn.logsumexp(log_w) - math.log(num_samples)
+    # Delta method: sd(w) / (sqrt(K) mean(w)), with the unbiased variance.
+    unbiased = num_samples / (num_samples - 1) if num_samples > 1 else math.nan
+    return estimate, jnp.sqrt(unbiased * jnp.maximum(1 / ess - 1 / num_samples, 0)), ess
+
+
+def _summarize_elbo(reconstruction: Float[Array, " K"], kl: Float[Array, " K"]):
+    log_w = reconstruction - kl
+    num_samples = log_w.shape[0]
+    error = log_w.std(ddof=1) / math.sqrt(num_samples) if num_samples > 1 else jnp.full_like(log_w[0], math.nan)
+    return log_w.mean(), error, reconstruction.mean(), kl.mean()

@@ -1,0 +1,319 @@
+"""Variational autoencoders as tuples of pure functions, and the factories that build them."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import Array, ArrayLike, Float, Key
+
+from vaejax import distributions, networks
+from vaejax.distributions import Head, Params
+
+
+class VAE(NamedTuple):
+    """A latent-variable model p(z) p(x|z) and its approximate posterior q(z|x), as pure functions of one `params`.
+
+    Attributes:
+        init: `key -> params`, a dict with "encoder", "decoder" and "prior", each a dict of arrays.
+        encode: `(params, x) -> q(z|x)`; x of shape (*batch, *data_shape), batch_shape == batch.
+        decode: `(params, z) -> p(x|z)`; z of shape (*batch, latent_dim), event_shape == data_shape.
+        prior: `params -> p(z)`, with batch_shape ().
+    """
+
+    init: Callable[..., Params]
+    encode: Callable[..., dist.Distribution]
+    decode: Callable[..., dist.Distribution]
+    prior: Callable[[Params], dist.Distribution]
+
+
+def make_vae(
+    encoder: Any,
+    decoder: Any,
+    *,
+    data_shape: Sequence[int],
+    latent_dim: int,
+    likelihood: str | Head = "bernoulli",
+    posterior: Head | None = None,
+) -> VAE:
+    """A VAE with a standard normal prior from any encoder and decoder network.
+
+    The networks see exactly one batch axis. The encoder's output is, for the Gaussian posterior, the means and then the
+    unbounded log standard deviations, as one array (n, 2 * latent_dim) or a pair of (n, latent_dim). The decoder's is
+    what the likelihood's head wants: one array with `num_outputs * prod(data_shape)` numbers an example, the arrays
+    one after another, or a tuple of `num_outputs` arrays.
+
+    Args:
+        encoder: a pure `(init, apply)` pair, a Linen module, an NNX module or a function that builds one from
+            `nnx.Rngs`; see `networks.as_network`.
+        decoder: likewise.
+        data_shape: shape of one example.
+        latent_dim: numbers in one code.
+        likelihood: a name of `distributions.LIKELIHOODS` or a `distributions.Head` of your own.
+        posterior: the head of q(z|x); by default a Gaussian with diagonal covariance.
+
+    Returns:
+        The model. Its `init` is jitted; its other functions are plain, for the caller to jit.
+
+    Raises:
+        ValueError: if a size is not a positive integer, an option is unknown, a network has state other than its
+            parameters; and, when the functions are called, if shapes or dtypes are not the model's.
+
+    >>> vae = make_vae(networks.mlp(3, (), 4), networks.mlp(2, (), 3), data_shape=(3,), latent_dim=2)
+    >>> params = vae.init(jax.random.key(0))
+    >>> vae.encode(params, jnp.ones((7, 3))).batch_shape
+    (7,)
+    """
+    data_shape = _checked_shape("data_shape", data_shape)
+    (latent_dim,) = latent_shape = _checked_shape("latent_dim", (latent_dim,))
+    encoder = networks.as_network(encoder, data_shape)
+    decoder = networks.as_network(decoder, latent_shape)
+    posterior = distributions.gaussian() if posterior is None else posterior
+    likelihood = distributions.likelihood_head(likelihood)
+
+    @jax.jit
+    def init(key: Key[Array, ""]) -> Params:
+        keys = jax.random.split(key, 4)
+        return {
+            "encoder": {"network": encoder.init(keys[0]), "head": posterior.init(keys[1], latent_shape)},
+            "decoder": {"network": decoder.init(keys[2]), "head": likelihood.init(keys[3], data_shape)},
+            "prior": {},
+        }
+
+    def encode(params: Params, x: ArrayLike) -> dist.Distribution:
+        x = checked_data(x, data_shape)
+        return _apply("encoder", encoder, posterior, params["encoder"], x, data_shape, latent_shape)
+
+    def decode(params: Params, z: ArrayLike) -> dist.Distribution:
+        z = jnp.asarray(z)
+        if z.shape[-1:] != latent_shape:
+            raise ValueError(f"expected codes of shape (*batch, {latent_dim}); came {z.shape}")
+        return _apply("decoder", decoder, likelihood, params["decoder"], z, latent_shape, data_shape)
+
+    def prior(params: Params) -> dist.Distribution:
+        dtype = _params_dtype(params)
+        return dist.Normal(jnp.zeros(latent_shape, dtype), jnp.ones(latent_shape, dtype)).to_event(1)
+
+    return VAE(init, encode, decode, prior)
+
+
+def mlp_vae(
+    data_shape: Sequence[int],
+    latent_dim: int,
+    hidden_sizes: Sequence[int] = (500,),
+    likelihood: str | Head = "bernoulli",
+    activation: str | networks.Activation = "tanh",
+) -> VAE:
+    """A VAE with multilayer perceptrons for encoder and decoder (Kingma & Welling 2014, appendix C).
+
+    Args:
+        data_shape: shape of one example.
+        latent_dim: numbers in one code.
+        hidden_sizes: units of each hidden layer of the encoder; the decoder has them in the opposite order.
+        likelihood: as in `make_vae`.
+        activation: a name of `networks.ACTIVATIONS` or a function.
+
+    Raises:
+        ValueError: as `make_vae`.
+
+    >>> vae = mlp_vae(data_shape=(28, 28), latent_dim=20)
+    >>> params = vae.init(jax.random.key(0))
+    >>> vae.decode(params, jnp.zeros((7, 20))).event_shape
+    (28, 28)
+    """
+    data_size = math.prod(_checked_shape("data_shape", data_shape))
+    _checked_shape("latent_dim", (latent_dim,))
+    head = distributions.likelihood_head(likelihood)
+    return make_vae(
+        networks.mlp(data_size, hidden_sizes, 2 * latent_dim, activation),
+        networks.mlp(latent_dim, tuple(reversed(hidden_sizes)), head.num_outputs * data_size, activation),
+        data_shape=data_shape,
+        latent_dim=latent_dim,
+        likelihood=head,
+    )
+
+
+def conv_vae(
+    data_shape: Sequence[int],
+    latent_dim: int,
+    channels: Sequence[int] = (32, 64),
+    hidden_size: int = 256,
+    likelihood: str | Head = "bernoulli",
+    activation: str | networks.Activation = "relu",
+) -> VAE:
+    """A VAE with strided convolutions in the encoder and their mirror image in the decoder.
+
+    Args:
+        data_shape: (height, width) or (height, width, depth).
+        latent_dim: numbers in one code.
+        channels: channels of each convolution, which halves height and width.
+        hidden_size: units of the dense layer between the convolutions and the code.
+        likelihood: as in `make_vae`.
+        activation: a name of `networks.ACTIVATIONS` or a function.
+
+    Raises:
+        ValueError: if data_shape has not two or three axes; and as `make_vae`.
+
+    >>> vae = conv_vae(data_shape=(8, 8), latent_dim=2, channels=(4,), hidden_size=16)
+    >>> vae.encode(vae.init(jax.random.key(0)), jnp.ones((7, 8, 8))).batch_shape
+    (7,)
+    """
+    data_shape = _checked_shape("data_shape", data_shape)
+    if len(data_shape) not in (2, 3):
+        raise ValueError(f"conv_vae expects data_shape (height, width) or (height, width, depth); got {data_shape}")
+    _checked_shape("latent_dim", (latent_dim,))
+    if not channels:
+        raise ValueError("channels must name at least one convolution; got none. Use mlp_vae for a model without")
+    image_shape = data_shape if len(data_shape) == 3 else (*data_shape, 1)
+    head = distributions.likelihood_head(likelihood)
+    return make_vae(
+        networks.conv_encoder(image_shape, channels, hidden_size, 2 * latent_dim, activation),
+        networks.conv_decoder(latent_dim, image_shape, channels, hidden_size, head.num_outputs, activation),
+        data_shape=data_shape,
+        latent_dim=latent_dim,
+        likelihood=head,
+    )
+
+
+def linear_vae(data_dim: int | Sequence[int], latent_dim: int, likelihood: str | Head = "gaussian_shared_std") -> VAE:
+    """The linear VAE: q(z|x) = N(Vx + c, diag(std^2)), p(x|z) = N(Wz + b, s^2 I), everything learned.
+
+    With the Gaussian likelihood, log p(x), the posterior, the ELBO and every gradient are closed forms, and its optimum
+    is probabilistic PCA (Lucas et al. 2019). The posterior's std is one vector, the same for every x, as it is in the
+    exact posterior.
+
+    Args:
+        data_dim: numbers in one example, or the shape of one example.
+        latent_dim: numbers in one code.
+        likelihood: as in `make_vae`; "bernoulli" makes it logistic PCA's variational cousin.
+
+    Raises:
+        ValueError: as `make_vae`.
+
+    >>> params = linear_vae(data_dim=5, latent_dim=2).init(jax.random.key(0))
+    >>> params["decoder"]["network"]["layer_0"]["kernel"].shape, params["encoder"]["head"]["log_std"].shape
+    ((2, 5), (2,))
+    """
+    data_shape = _checked_shape("data_dim", (data_dim,) if isinstance(data_dim, int) else data_dim)
+    _checked_shape("latent_dim", (latent_dim,))
+    head = distributions.likelihood_head(likelihood)
+    return make_vae(
+        networks.mlp(math.prod(data_shape), (), latent_dim),
+        networks.mlp(latent_dim, (), head.num_outputs * math.prod(data_shape)),
+        data_shape=data_shape,
+        latent_dim=latent_dim,
+        likelihood=head,
+        posterior=distributions.gaussian_shared_std((latent_dim,)),
+    )
+
+
+def check_data(vae: VAE, params: Params, x: ArrayLike) -> None:
+    """Refuse concrete data that the model cannot have produced, before any of it is lost in a compiled program.
+
+    Args:
+        vae: the model.
+        params: its parameters.
+        x: data, (*batch, *data_shape). Nothing but shape and dtype is said of traced data.
+
+    Raises:
+        ValueError: if there is no example, shape or dtype are not the model's, or values lie outside the likelihood's
+            support (grey pixels under a Bernoulli likelihood, NaN).
+    """
+    check_floating(x)
+    q = jax.eval_shape(vae.encode, params, x)
+    code = jnp.zeros(q.event_shape, _params_dtype(params))
+    distributions.check_support(vae.decode(params, code), jnp.asarray(x))
+
+
+def checked_data(x: ArrayLike, data_shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """The data as a JAX array of the shape and kind that a model expects.
+
+    Raises:
+        ValueError: if the trailing axes are not `data_shape`, there is no example, the numbers are not floats, or they
+            are float64 while JAX runs in 32 bits (which would round them without a word).
+    """
+    check_floating(x)
+    x = jnp.asarray(x)
+    if x.shape[x.ndim - len(data_shape) :] != data_shape or x.ndim < len(data_shape):
+        raise ValueError(
+            f"expected data of shape (*batch, {', '.join(map(str, data_shape))}), the data_shape that the model was "
+            f"made with; came {x.shape}. Reshape the data or make the model with its data_shape"
+        )
+    if x.size == 0:
+        raise ValueError(f"expected at least one example; came data of shape {x.shape}")
+    return x
+
+
+def check_floating(x: ArrayLike) -> None:
+    """Refuse numbers that are not floats, or float64 while JAX runs in 32 bits (it would round them without a word).
+
+    Raises:
+        ValueError: naming the dtype and how to convert.
+    """
+    dtype = x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"expected data of a floating dtype; came {dtype}. Scale to [0, 1] and convert: x.astype('float32') / "
+            "255 for 8-bit images, and binarize for a Bernoulli likelihood"
+        )
+    if dtype == np.float64 and not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            "expected float32 data, because JAX runs in 32 bits; came float64. Convert with x.astype('float32'), or "
+            "enable double precision: jax.config.update('jax_enable_x64', True)"
+        )
+
+
+def _checked_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
+    shape = tuple(shape)
+    if not shape or not all(isinstance(size, int | np.integer) and size >= 1 for size in shape):
+        given = shape[0] if name == "latent_dim" else shape
+        raise ValueError(f"{name} must be made of positive integers; got {given}")
+    return tuple(int(size) for size in shape)
+
+
+def _apply(
+    name: str,
+    network: networks.Network,
+    head: Head,
+    params: Params,
+    inputs: Array,
+    input_shape: tuple[int, ...],
+    event_shape: tuple[int, ...],
+) -> dist.Distribution:
+    """Network and head on inputs with any batch axes: the distribution over `event_shape`."""
+    batch_shape = inputs.shape[: inputs.ndim - len(input_shape)]
+    flat = network.apply(params["network"], inputs.reshape(math.prod(batch_shape), *input_shape))
+    arrays = _split_outputs(name, flat, head.num_outputs, math.prod(batch_shape), event_shape)
+    arrays = [array.reshape(*batch_shape, *event_shape) for array in arrays]
+    arrays = [array.astype(_density_dtype(array.dtype)) for array in arrays]
+    distribution = head.apply(params["head"], *arrays)
+    return distribution.to_event(len(event_shape) - distribution.event_dim)
+
+
+def _density_dtype(*dtypes: Any) -> Any:
+    """Densities are computed in single precision, or in double where something is: never in half."""
+    return jnp.float64 if any(dtype == jnp.float64 for dtype in dtypes) else jnp.float32
+
+
+def _params_dtype(params: Params) -> Any:
+    return _density_dtype(*(leaf.dtype for leaf in jax.tree.leaves(params["decoder"])))
+
+
+def _split_outputs(
+    name: str, outputs: Any, num_outputs: int, batch_size: int, event_shape: tuple[int, ...]
+) -> list[Array]:
+    event_size = math.prod(event_shape)
+    arrays = list(outputs) if isinstance(outputs, tuple | list) else [outputs]
+    if len(arrays) == 1 and arrays[0].size == batch_size * num_outputs * event_size:
+        stacked = arrays[0].reshape(batch_size, num_outputs, event_size)
+        return [stacked[:, i] for i in range(num_outputs)]
+    if len(arrays) != num_outputs or any(array.size != batch_size * event_size for array in arrays):
+        raise ValueError(
+            f"the {name} must return {num_outputs} x {event_size} numbers for each example, in one array or in a tuple "
+            f"of {num_outputs}: its head makes a distribution over shape {event_shape}; came "
+            f"{[array.shape for array in arrays]} for {batch_size} examples"
+        )
+    return arrays

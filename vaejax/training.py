@@ -1,0 +1,178 @@
+"""Training: a step is a pure function, a run is one `lax.scan` of it.
+
+Nothing here jits or donates: the caller does, and so may also vmap a run over keys or run it in chunks.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, ArrayLike, Int, Key
+
+from vaejax import models
+from vaejax.data import check_finite
+from vaejax.distributions import Params
+from vaejax.objectives import Objective
+
+# Folded into the key of a run to get the key that orders the epochs; no step has this number.
+_ORDER = np.uint32(2**32 - 1)
+
+
+class TrainState(NamedTuple):
+    """What a training step carries along. Keys are not part of it: step t uses `fold_in(key, t)`.
+
+    Attributes:
+        params: the model's parameters.
+        opt_state: the optimizer's state.
+        step: steps taken so far. (), int32
+    """
+
+    params: Params
+    opt_state: optax.OptState
+    step: Int[Array, ""]
+
+
+TrainStep = Callable[[TrainState, Key[Array, ""], Any], tuple[TrainState, Any]]
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step."""
+    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+
+def make_train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    prepare: Callable[[Key[Array, ""], Array], Array] | None = None,
+) -> TrainStep:
+    """One step of gradient ascent on an objective.
+
+    Args:
+        objective: what is maximised; `(params, key, x, *, step) -> (value, info)`.
+        optimizer: an optax transformation. The sign that turns ascent into optax's descent is here and nowhere else.
+        prepare: what is done to each batch first, `(key, batch) -> batch`, such as `data.binarize_dynamic`.
+
+    Returns:
+        `(state, key, batch) -> (state, info)`, pure. Without `prepare` the objective gets `key` itself; with it,
+        `prepare` and the objective get one half each of `jax.random.split(key)`.
+
+    >>> from vaejax import models, objectives
+    >>> vae = models.mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
+    >>> step = make_train_step(objectives.make_elbo(vae), optax.adam(1e-3))
+    >>> state = init_state(vae.init(jax.random.key(0)), optax.adam(1e-3))
+    >>> state, info = step(state, jax.random.key(1), jnp.ones((7, 3)))
+    >>> int(state.step)
+    1
+    """
+
+    def step(state: TrainState, key: Key[Array, ""], batch: Any) -> tuple[TrainState, Any]:
+        if prepare is not None:
+            prepare_key, key = jax.random.split(key)
+            batch = prepare(prepare_key, batch)
+        grads, info = jax.grad(objective, has_aux=True)(state.params, key, batch, step=state.step)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of its integer count
+            updates, opt_state = optimizer.update(jax.tree.map(jnp.negative, grads), state.opt_state, state.params)
+        return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), info
+
+    return step
+
+
+def fit(
+    step: TrainStep,
+    state: TrainState,
+    key: Key[Array, ""],
+    data: Any,
+    *,
+    num_steps: int,
+    batch_size: int,
+    stop: ArrayLike | None = None,
+) -> tuple[TrainState, Any]:
+    """Take `num_steps` steps on reshuffled batches, as one scan.
+
+    Step t uses `fold_in(key, t)`, and the order of epoch e a key of its own folded with e. So a run that is cut into
+    calls, stopped or resumed goes through the same numbers as one that is not. Each epoch is a fresh permutation of the
+    examples, of which the last `n % batch_size` are left out.
+
+    Args:
+        step: `(state, key, batch) -> (state, info)`.
+        state: where to start; `state.step` says which step comes next. Under `vmap` over runs, `state.step` must be
+            shared (`in_axes` None), and so must `out_axes`: a batched step would redraw the order at every step.
+        key: the key of the whole run, the same for every call.
+        data: an array, or a tree of arrays, with the examples on the first axis.
+        num_steps: length of the scan; static under `jit`.
+        batch_size: examples in a batch; static under `jit`.
+        stop: the step before which to stop, which may be traced: steps from there on change nothing and report NaN.
+            So one compilation with one `num_steps` serves runs of any length.
+
+    Returns:
+        The state, and the history: what `step` reports, with each scalar stacked to (num_steps,) and everything that is
+        not a scalar left out (None).
+
+    Raises:
+        ValueError: if there are no data, the batch is larger than the data, a size is not a positive integer, or the
+            data are concrete and hold NaN or infinities, or are float64 while JAX runs in 32 bits.
+
+    >>> from vaejax import models, objectives
+    >>> vae = models.mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
+    >>> train_step = make_train_step(objectives.make_elbo(vae), optax.adam(1e-3))
+    >>> state = init_state(vae.init(jax.random.key(0)), optax.adam(1e-3))
+    >>> run = jax.jit(lambda state, key, data: fit(train_step, state, key, data, num_steps=10, batch_size=4))
+    >>> state, history = run(state, jax.random.key(1), jnp.ones((20, 3)))
+    >>> history.elbo.shape
+    (10,)
+    """
+    num_examples = _check_fit(data, num_steps, batch_size)
+    data = jax.tree.map(jnp.asarray, data)
+    batches = num_examples // batch_size
+    order_key = jax.random.fold_in(key, _ORDER)
+    start = state.step
+
+    def epoch_order(t: Array) -> Array:
+        return jax.random.permutation(jax.random.fold_in(order_key, t // batches), num_examples)
+
+    def take_step(carry: tuple[TrainState, Array]) -> tuple[tuple[TrainState, Array], Any]:
+        state, order = carry
+        t = state.step
+        # 25 ms for 60,000 examples, so drawn once an epoch and carried.
+        order = lax.cond((t % batches == 0) & (t > start), epoch_order, lambda t: order, t)
+        rows = lax.dynamic_slice_in_dim(order, (t % batches) * batch_size, batch_size)
+        batch = jax.tree.map(lambda array: array[rows], data)
+        state, info = step(state, jax.random.fold_in(key, t), batch)
+        return (state, order), jax.tree.map(lambda leaf: leaf if jnp.ndim(leaf) == 0 else None, info)
+
+    def body(carry, _):
+        if stop is None:
+            return take_step(carry)
+        blank = jax.tree.map(
+            lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), jax.eval_shape(take_step, carry)[1]
+        )
+        return lax.cond(carry[0].step < stop, take_step, lambda carry: (carry, blank), carry)
+
+    (state, _), history = lax.scan(body, (state, epoch_order(start)), length=num_steps)
+    return state, history
+
+
+def _check_fit(data: Any, num_steps: int, batch_size: int) -> int:
+    for name, number, least in (("num_steps", num_steps, 0), ("batch_size", batch_size, 1)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < least:
+            raise ValueError(f"{name} must be an integer of at least {least}; got {number!r}")
+    leaves = jax.tree.leaves(data)
+    lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves}
+    if len(lengths) != 1:
+        raise ValueError(f"expected arrays with the same number of examples; came lengths {sorted(lengths)}")
+    (num_examples,) = lengths
+    if num_examples == 0:
+        raise ValueError("expected at least one example to train on; came none")
+    if batch_size > num_examples:
+        raise ValueError(
+            f"batch_size must be at most the number of examples; got {batch_size} for {num_examples} examples"
+        )
+    for leaf in leaves:
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            models.check_floating(leaf)
+            check_finite(leaf, "data")
+    return num_examples
