@@ -1,0 +1,158 @@
+"""Train a variational autoencoder, evaluate it and draw what it has learned: `python experiments/train.py --help`."""
+
+import argparse
+import dataclasses
+import sys
+from typing import Literal
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Options of a run. Every one of them is written to config.json."""
+
+    dataset: str = "digits"
+    """digits, two_gaussians, spiral, linear_gaussian (embedded), or any TFDS image set such as mnist."""
+    data_dir: str | None = None
+    """Where TFDS keeps prepared sets; by default ~/tensorflow_datasets."""
+    manual_dir: str | None = None
+    """A folder with the original files of the set, to prepare it from without a network."""
+    download: bool = False
+    """Let TFDS fetch the original files of a set that is not prepared."""
+    binarization: Literal["dynamic", "threshold", "none"] = "dynamic"
+    """Pixels become 0 or 1: drawn anew for each batch, by comparison with 0.5, or not at all."""
+    model: Literal["mlp", "conv", "linear"] = "mlp"
+    """Networks of encoder and decoder."""
+    latent_dim: int = 2
+    """Numbers in one code."""
+    hidden_sizes: tuple[int, ...] = (500,)
+    """Units of each hidden layer of the encoder (mlp); channels of each convolution, then dense units (conv)."""
+    activation: Literal["tanh", "relu", "gelu", "elu", "softplus", "sigmoid"] = "tanh"
+    """After each hidden layer."""
+    likelihood: Literal["bernoulli", "gaussian", "gaussian_shared_std", "gaussian_fixed_std"] = "bernoulli"
+    """p(x|z): Bernoulli, or Gaussian with a learned std per pixel, one learned std, or --likelihood-std."""
+    likelihood_std: float = 1.0
+    """The std of gaussian_fixed_std."""
+    objective: Literal["elbo", "iwae"] = "elbo"
+    """Evidence lower bound, or importance-weighted bound."""
+    estimator: Literal["pathwise", "score_function"] = "pathwise"
+    """Of the gradient: reparameterized, or REINFORCE."""
+    baseline: Literal["none", "leave_one_out"] = "none"
+    """Of the score function; leave-one-out needs --num-samples 2 or more."""
+    kl: Literal["analytic", "sampled", "entropy"] = "analytic"
+    """Form of the ELBO. The importance-weighted bound always samples it."""
+    num_samples: int = 1
+    """K, samples of z for each example in training."""
+    beta: float = 1.0
+    """Weight of the KL."""
+    kl_warmup_steps: int = 0
+    """Steps over which that weight rises from 0, linearly."""
+    batch_size: int = 100
+    """Examples in a batch."""
+    num_steps: int = 6000
+    """Steps at the most."""
+    patience: int = 0
+    """Stop where the last this many reports have not raised the best validation ELBO by --tolerance; 0: never."""
+    tolerance: float = 0.05
+    """For --patience, in nats per example."""
+    learning_rate: float = 2e-3
+    """At the start."""
+    learning_rate_schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """Constant, or down to 0 at the last step."""
+    optimizer: Literal["adam", "adagrad", "rmsprop", "sgd"] = "adam"
+    """From optax, with its defaults."""
+    seed: int = 0
+    """Of parameters, order and noise."""
+    eval_samples: int = 1000
+    """K of the test log p(x)."""
+    checkpoint_seconds: float = 10.0
+    """A checkpoint at the first report after this long; 0: at every report."""
+    runs_dir: str = "runs"
+    """Where runs are kept."""
+    name: str | None = None
+    """Folder of this run in runs_dir; by default the dataset's name, with a number if it is taken."""
+    resume: bool = False
+    """Go on from the last checkpoint of the run of that name (by default the newest of this dataset)."""
+
+
+# What an option says about where things are and not about the numbers that come out.
+NOT_COMPARED = (
+    "data_dir",
+    "manual_dir",
+    "download",
+    "eval_samples",
+    "checkpoint_seconds",
+    "runs_dir",
+    "name",
+    "resume",
+)
+
+PRESETS = {
+    "digits": Config(),
+    # log p(x) of at least -92.0 nats on the fixed binarization of MNIST.
+    "binarized_mnist": Config(
+        dataset="binarized_mnist",
+        binarization="none",
+        latent_dim=50,
+        hidden_sizes=(200, 200),
+        num_steps=30_000,
+        learning_rate=2e-3,
+    ),
+    # Algorithm 1 of Kingma & Welling 2014: M = 100, L = 1, Adagrad, until convergence. Their estimator A is
+    # --kl sampled, their estimator B --kl analytic; --optimizer sgd --learning-rate 0.01 is the other choice they name.
+    "aevb": Config(
+        dataset="mnist",
+        latent_dim=20,
+        hidden_sizes=(500,),
+        batch_size=100,
+        num_samples=1,
+        optimizer="adagrad",
+        learning_rate=0.03,
+        learning_rate_schedule="constant",
+        num_steps=100_000,
+        patience=10,
+        tolerance=0.1,
+    ),
+}
+
+
+def parse(args: list[str]) -> Config:
+    """The configuration from the command line: a preset's, changed by whatever option is given."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", choices=sorted(PRESETS), default="digits")
+    chosen, rest = first.parse_known_args(args)
+    presets = ", ".join(sorted(PRESETS))
+    description = f"Train a VAE. First of all, --preset NAME takes the options of a preset ({presets}) for defaults."
+    config = tyro.cli(Config, description=description, default=PRESETS[chosen.preset], args=rest)
+    if config.baseline != "none" and config.estimator != "score_function":
+        raise ValueError(f"--baseline {config.baseline} belongs to --estimator score_function; got {config.estimator}")
+    if config.likelihood_std != 1.0 and config.likelihood != "gaussian_fixed_std":
+        raise ValueError(f"--likelihood-std belongs to --likelihood gaussian_fixed_std; got {config.likelihood}")
+    for name in ("batch_size", "num_steps", "eval_samples", "latent_dim", "num_samples"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(config, name)}")
+    for name in ("patience", "tolerance", "kl_warmup_steps", "checkpoint_seconds", "beta"):
+        if getattr(config, name) < 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 0; got {getattr(config, name)}")
+    return config
+
+
+def main() -> None:
+    """Run the command line. Mistakes of the user end in one line and exit code 2, a signal in 128 + its number."""
+    try:
+        config = parse(sys.argv[1:])
+        print(f"vaejax: a VAE on {config.dataset}; starting JAX", flush=True)
+        import training_run  # JAX is imported only now, after the first sign of life
+
+        sys.exit(training_run.run(config))
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("\ninterrupted; what was saved before stays, and --resume goes on from it", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,318 @@
+"""One training run from its configuration to its report; `train.py` is its command line."""
+
+import dataclasses
+import math
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import plots
+import run_folder
+import train
+from tqdm import tqdm
+
+from vaejax import checkpoints, data, distributions, estimators, evaluation, models, objectives, training
+
+NUM_REPORTS = 100
+SNAPSHOTS_AT = (0, 1, 3, 10, 30)  # reports, of 100; and the last
+EVALUATION_KEY = 20_131_220  # of every run: the test binarization and the samples of log p(x) are the same for all
+NUM_LATENT_POINTS = 2000  # examples in the pictures of the latent space
+NUM_PICTURES = 10  # examples beside their reconstructions, prior samples in each column of the strip
+
+
+def run(config: train.Config) -> int:
+    """Train, evaluate, draw and report. Returns the exit code: 0, or 128 + the signal that stopped it."""
+    folder = run_folder.choose_folder(config.runs_dir, config.name, config.dataset, config.resume)
+    images = {split: load(config, split) for split in ("train", "validation", "test")}
+    vae = build_model(config, images["train"].images.shape[1:])
+    print(f"{config.dataset}: {', '.join(f'{len(part.images):,} {split}' for split, part in images.items())} examples")
+
+    params_key, run_key = jax.random.split(jax.random.key(config.seed))
+    params = vae.init(params_key)
+    held_out = binarized_once(config, images)
+    models.check_data(vae, params, held_out["validation"])
+    models.check_data(vae, params, held_out["test"])
+    optimizer = build_optimizer(config)
+    state = training.init_state(params, optimizer)
+    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state, metrics = resumed(config, folder, state)
+    run_folder.write_json(folder / "config.json", dataclasses.asdict(config))
+
+    step = training.make_train_step(build_objective(config, vae), optimizer, data.binarization(config.binarization))
+    viewer = Viewer(vae, held_out["test"], images["test"], folder)
+    state, metrics, compile_seconds, stopped_by = train_until_done(
+        config, folder, state, metrics, step, run_key, images["train"].images, vae, held_out["validation"], viewer
+    )
+    if stopped_by is not None:
+        print(f"\nstopped by signal {stopped_by} at step {int(state.step):,}; checkpoint in {folder}/checkpoints")
+        print(f"go on with: python experiments/train.py {resume_options(config, folder)}")
+        return 128 + stopped_by
+
+    result = evaluate(config, vae, state.params, held_out["test"])
+    seconds = metrics[-1]["seconds"]
+    result |= {
+        "train_seconds": seconds,
+        "compile_seconds": compile_seconds,
+        "examples_per_second": int(state.step) * config.batch_size / seconds,
+        "num_steps": int(state.step),
+        "num_parameters": num_parameters,
+        "latent_dim": config.latent_dim,
+        "dataset": config.dataset,
+        "test_images": images["test"].description,
+    }
+    viewer.snapshot(state)
+    viewer.pictures(state.params)
+    run_folder.write_json(folder / "result.json", result)
+    drawn = plots.draw(folder)
+    print(in_words(result, config, folder, drawn))
+    return 0
+
+
+def load(config: train.Config, split: str) -> data.Dataset:
+    """One split of the dataset; the linear model of an image set gets the images as they are."""
+    return data.load(
+        config.dataset, split, data_dir=config.data_dir, manual_dir=config.manual_dir, download=config.download
+    )
+
+
+def build_model(config: train.Config, data_shape: tuple[int, ...]) -> models.VAE:
+    """The model that the configuration names."""
+    fixed = config.likelihood == "gaussian_fixed_std"
+    likelihood = distributions.gaussian_fixed_std(config.likelihood_std) if fixed else config.likelihood
+    if config.model == "linear":
+        return models.linear_vae(data_shape, config.latent_dim, likelihood)
+    if config.model == "mlp":
+        return models.mlp_vae(data_shape, config.latent_dim, config.hidden_sizes, likelihood, config.activation)
+    *channels, hidden_size = config.hidden_sizes
+    return models.conv_vae(data_shape, config.latent_dim, channels, hidden_size, likelihood, config.activation)
+
+
+def build_objective(config: train.Config, vae: models.VAE) -> objectives.Objective:
+    """The objective that the configuration names."""
+    if config.estimator == "pathwise":
+        estimator = estimators.pathwise()
+    else:
+        estimator = estimators.score_function(None if config.baseline == "none" else config.baseline)
+    warmup = config.kl_warmup_steps
+    beta = optax.linear_schedule(0.0, config.beta, warmup) if warmup else config.beta
+    if config.objective == "iwae":
+        return objectives.make_iwae(vae, estimator, config.num_samples, beta=beta)
+    return objectives.make_elbo(vae, estimator, config.num_samples, kl=config.kl, beta=beta)
+
+
+def build_optimizer(config: train.Config) -> optax.GradientTransformation:
+    """The optimizer that the configuration names, with its learning-rate schedule."""
+    rate = {
+        "constant": optax.constant_schedule(config.learning_rate),
+        "linear": optax.linear_schedule(config.learning_rate, 0.0, config.num_steps),
+        "cosine": optax.cosine_decay_schedule(config.learning_rate, config.num_steps),
+    }[config.learning_rate_schedule]
+    named = {"adam": optax.adam, "adagrad": optax.adagrad, "rmsprop": optax.rmsprop, "sgd": optax.sgd}
+    return named[config.optimizer](rate)
+
+
+def binarized_once(config: train.Config, images: dict[str, data.Dataset]) -> dict[str, np.ndarray]:
+    """Validation and test images, binarized once with a fixed key, so that numbers of all runs and epochs compare."""
+    prepare = data.binarization(config.binarization)
+    binarized = {}
+    for i, split in enumerate(("validation", "test")):
+        key = jax.random.fold_in(jax.random.key(EVALUATION_KEY), i)
+        binarized[split] = images[split].images if prepare is None else prepare(key, images[split].images)
+    return binarized
+
+
+def compared(config: train.Config) -> dict[str, Any]:
+    """The options that decide the numbers, which a checkpoint must share with the run that resumes it."""
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in train.NOT_COMPARED}
+
+
+def resumed(
+    config: train.Config, folder: pathlib.Path, state: training.TrainState
+) -> tuple[training.TrainState, list[dict[str, Any]]]:
+    """The state and metrics to go on from: the last checkpoint's, or the first ones."""
+    if config.resume and checkpoints.steps(folder / "checkpoints"):
+        state = checkpoints.restore(folder / "checkpoints", state, config=compared(config))
+        print(f"resumed {folder} at step {int(state.step):,}")
+    elif config.resume:
+        print(f"{folder} holds no checkpoint yet: starting at step 0")
+    metrics = run_folder.read_metrics(folder, int(state.step))
+    run_folder.rewrite_metrics(folder, metrics)
+    return state, metrics
+
+
+def resume_options(config: train.Config, folder: pathlib.Path) -> str:
+    """The command-line options that resume a run: its own ones that are not the defaults."""
+    options = ["--resume", "--name", folder.name]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value != field.default and field.name not in ("resume", "name"):
+            words = [str(part) for part in value] if isinstance(value, tuple) else [str(value)]
+            flag = "--" + field.name.replace("_", "-")
+            options += [flag] if value is True else [flag, *words]
+    return " ".join(options)
+
+
+def train_until_done(config, folder, state, metrics, step, key, images, vae, validation, viewer):
+    """Chunks of one compiled program; between them, reports, checkpoints, snapshots and the wish to stop."""
+    chunk = min(1000, math.ceil(config.num_steps / NUM_REPORTS))
+    images = jnp.asarray(images)
+    fit = jax.jit(
+        lambda state, key, images, stop: training.fit(
+            step, state, key, images, num_steps=chunk, batch_size=config.batch_size, stop=stop
+        ),
+        donate_argnums=0,
+    )
+    start = time.perf_counter()
+    fit = fit.lower(state, key, images, config.num_steps).compile()
+    compile_seconds = time.perf_counter() - start
+    print(f"compiled in {compile_seconds:.1f} s; {chunk:,} steps a report; leaves everything in {folder}")
+
+    last_checkpoint = time.perf_counter()
+    seconds = metrics[-1]["seconds"] if metrics else 0.0
+    with run_folder.GracefulStop() as stop, progress_bar(config, int(state.step)) as bar:
+        while int(state.step) < config.num_steps and not converged(config, metrics) and stop.signal is None:
+            before = int(state.step)
+            if before // chunk in SNAPSHOTS_AT:
+                viewer.snapshot(state)
+            start = time.perf_counter()
+            state, history = jax.block_until_ready(fit(state, key, images, config.num_steps))
+            seconds += time.perf_counter() - start
+            after = int(state.step)
+            row = report(history, before, after, seconds, config, folder)
+            row["validation_elbo"] = validation_elbo(vae, state.params, validation)
+            run_folder.append_metrics(folder, row)
+            metrics.append(row)
+            bar.set_postfix_str(f"bound {row['bound']:.2f} nats, {row['examples_per_second']:,.0f} examples/s")
+            bar.update(after - before)
+            if time.perf_counter() - last_checkpoint >= config.checkpoint_seconds:
+                checkpoints.save(folder / "checkpoints", state, config=compared(config))
+                last_checkpoint = time.perf_counter()
+        checkpoints.save(folder / "checkpoints", state, config=compared(config))
+    return state, metrics, compile_seconds, stop.signal
+
+
+def progress_bar(config: train.Config, done: int) -> tqdm:
+    """Steps done, the bound and the speed."""
+    layout = "training {percentage:3.0f}%|{bar:30}| {n:,}/{total:,} steps, {remaining} left{postfix}"
+    return tqdm(total=config.num_steps, initial=done, bar_format=layout, mininterval=0.2)
+
+
+def report(history, before: int, after: int, seconds: float, config: train.Config, folder) -> dict[str, Any]:
+    """One line of metrics.jsonl: means over the steps since the last one.
+
+    Raises:
+        ValueError: if the bound was not finite at some step.
+    """
+    count = after - before
+    bounds = np.asarray(history.bound)[:count]
+    if not np.isfinite(bounds).all():
+        first = before + int(np.argmin(np.isfinite(bounds)))
+        good = checkpoints.steps(folder / "checkpoints")
+        raise ValueError(
+            f"expected a finite bound; at step {first:,} it was {bounds[first - before]}. A smaller --learning-rate is "
+            f"the usual cure; the last good checkpoint is {f'of step {good[-1]:,}' if good else 'none'}, and stays"
+        )
+    means = {name: float(np.mean(value[:count])) for name, value in history._asdict().items() if value is not None}
+    return {"step": after, "seconds": seconds, "examples_per_second": after * config.batch_size / seconds, **means}
+
+
+def validation_elbo(vae: models.VAE, params, validation: np.ndarray) -> float:
+    """ELBO of at most 1,000 validation images, nats per example, one sample each, always with the same key."""
+    result = evaluation.elbo(vae, params, jax.random.key(EVALUATION_KEY), validation[:1000], num_samples=1)
+    return float(result.estimate.mean())
+
+
+def converged(config: train.Config, metrics: list[dict[str, Any]]) -> bool:
+    """Whether the last `patience` reports have not raised the best validation ELBO by `tolerance`."""
+    elbos = [row["validation_elbo"] for row in metrics]
+    if config.patience == 0 or len(elbos) <= config.patience:
+        return False
+    return max(elbos[-config.patience :]) < max(elbos[: -config.patience]) + config.tolerance
+
+
+class Viewer:
+    """Saves, as arrays, what the pictures show; `plots.py` draws them."""
+
+    def __init__(self, vae: models.VAE, test: np.ndarray, original: data.Dataset, folder: pathlib.Path):
+        rows = np.random.default_rng(0).permutation(len(test))[:NUM_LATENT_POINTS]  # some sets are sorted by class
+        self.vae, self.folder = vae, folder
+        self.test, self.original = jnp.asarray(test)[rows], original.images[rows]
+        self.labels = np.zeros(0, np.int32) if original.labels is None else original.labels[rows]
+        self.decode = jax.jit(lambda params, z: vae.decode(params, z).mean)
+
+    def snapshot(self, state: training.TrainState) -> None:
+        """Codes of the test images and samples from the prior, at this step of training."""
+        step = int(state.step)
+        codes = np.asarray(evaluation.posterior_means(self.vae, state.params, self.test))
+        noise = jax.random.normal(jax.random.key(EVALUATION_KEY), (NUM_PICTURES, codes.shape[1]))
+        run_folder.write_arrays(
+            self.folder / "snapshots" / f"step_{step:08d}.npz",
+            step=step,
+            codes=codes,
+            labels=self.labels,
+            samples=np.asarray(self.decode(state.params, noise)),
+        )
+
+    def pictures(self, params) -> None:
+        """Test images, what the model sees of them, reconstructions, prior samples; for two latents, the manifold."""
+        codes = evaluation.posterior_means(self.vae, params, self.test)
+        latent_dim = codes.shape[1]
+        noise = jax.random.normal(jax.random.key(EVALUATION_KEY), (1000, latent_dim))
+        arrays = {
+            "originals": self.original[:1000],
+            "binarized": np.asarray(self.test[:1000]),
+            "reconstructions": np.asarray(self.decode(params, codes[:1000])),
+            "samples": np.asarray(self.decode(params, noise)),
+        }
+        if latent_dim == 2:
+            # Equal steps of probability under the prior, as in figure 4 of Kingma & Welling 2014.
+            quantiles = jax.scipy.stats.norm.ppf((jnp.arange(20) + 0.5) / 20)
+            grid = jnp.stack(jnp.meshgrid(quantiles, -quantiles), axis=-1)
+            arrays["manifold"] = np.asarray(self.decode(params, grid))
+        run_folder.write_arrays(self.folder / "pictures.npz", **arrays)
+
+
+def evaluate(config: train.Config, vae: models.VAE, params, test: np.ndarray) -> dict[str, Any]:
+    """Test ELBO, log p(x) with its standard error over examples, active units."""
+    key = jax.random.key(EVALUATION_KEY)
+    estimates, ess, elbos = [], [], []
+    with tqdm(total=len(test), desc="test log p(x)", unit=" examples", leave=False) as bar:
+        for start in range(0, len(test), 1000):
+            part = test[start : start + 1000]
+            part_key = jax.random.fold_in(key, start)
+            result = evaluation.log_likelihood(vae, params, part_key, part, config.eval_samples)
+            estimates.append(np.asarray(result.estimate))
+            ess.append(np.asarray(result.ess))
+            elbos.append(np.asarray(evaluation.elbo(vae, params, part_key, part, 100).estimate))
+            bar.update(len(part))
+    estimates = np.concatenate(estimates)
+    units = evaluation.active_units(vae, params, test)
+    return {
+        "test_elbo": float(np.mean(np.concatenate(elbos))),
+        "test_log_likelihood": float(estimates.mean()),
+        "standard_error": float(estimates.std(ddof=1) / math.sqrt(len(estimates))),
+        "num_samples": config.eval_samples,
+        "mean_effective_sample_size": float(np.concatenate(ess).mean()),
+        "num_test_examples": len(estimates),
+        "active_units": int(units.count),
+    }
+
+
+def in_words(result: dict[str, Any], config: train.Config, folder: pathlib.Path, drawn: list[pathlib.Path]) -> str:
+    """The report's last lines."""
+    return f"""
+{config.dataset}: {result["num_test_examples"]:,} test examples ({result["test_images"]})
+  test log p(x)  {result["test_log_likelihood"]:.2f} +- {result["standard_error"]:.2f} nats per example \
+(importance sampling, K = {result["num_samples"]:,}; the standard error is over examples)
+  test ELBO      {result["test_elbo"]:.2f} nats per example
+  latent code    {result["active_units"]} of {config.latent_dim} units active
+  training       {result["num_steps"]:,} steps in {result["train_seconds"]:.1f} s, compilation apart \
+({result["compile_seconds"]:.1f} s); {result["examples_per_second"]:,.0f} examples a second; \
+{result["num_parameters"]:,} parameters
+The numbers are in {folder}/result.json, the pictures in {folder}: {", ".join(path.name for path in drawn)}"""
