@@ -104,8 +104,8 @@ def test_active_units_are_those_that_the_data_move(x64):
     result = evaluation.active_units(vae, params, x, batch_size=64)
     np.testing.assert_allclose(result.variance, [x[:, 0].var(), 0.0, 0.0025 * x[:, 1].var()], rtol=1e-9, atol=1e-12)
     assert result.active.tolist() == [True, False, False]
-    assert int(result.count) == 1
-    assert int(evaluation.active_units(vae, params, x, threshold=0.001).count) == 2
+    assert int(result.num_active) == 1
+    assert int(evaluation.active_units(vae, params, x, threshold=0.001).num_active) == 2
 
 
 def test_evaluation_is_traced_once(small_problem):

@@ -1,3 +1,36 @@
-"""Variational autoencoders in JAX: objectives as pure closures, estimators as arguments, runs as one program."""
+"""Variational autoencoders in JAX: objectives as pure closures, estimators as arguments, runs as one program.
+
+>>> import jax
+>>> from vaejax import estimators, models, objectives
+>>> vae = models.mlp_vae(data_shape=(8, 8), latent_dim=2)
+>>> elbo = objectives.make_elbo(vae, estimator=estimators.pathwise(), num_samples=8)
+>>> value, info = elbo(vae.init(jax.random.key(0)), jax.random.key(1), jax.numpy.ones((5, 8, 8)))
+>>> info.per_example.shape
+(5,)
+"""
+
+from vaejax import (
+    checkpoints,
+    data,
+    distributions,
+    estimators,
+    evaluation,
+    models,
+    networks,
+    objectives,
+    training,
+)
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "checkpoints",
+    "data",
+    "distributions",
+    "estimators",
+    "evaluation",
+    "models",
+    "networks",
+    "objectives",
+    "training",
+]

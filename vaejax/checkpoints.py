@@ -180,9 +180,9 @@ def steps(directory: str | os.PathLike) -> list[int]:
 
 
 def _step(state: Any) -> int:
-    step = getattr(state, "step", None)
-    if np.ndim(step) != 0 or not np.issubdtype(np.asarray(step).dtype, np.integer) or step < 0:
-        raise CheckpointError(f"expected a state with an integer scalar `step` of 0 or more, got step={step!r}")
+    step = np.asarray(getattr(state, "step", None))
+    if step.ndim != 0 or not np.issubdtype(step.dtype, np.integer) or step < 0:
+        raise CheckpointError(f"expected a state with an integer scalar `step` of 0 or more, got step={step}")
     return int(step)
 
 
@@ -202,7 +202,7 @@ def _leaves(tree: Any) -> dict[str, Any]:
 
 
 def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _describe(leaf: Any) -> str:
@@ -214,7 +214,7 @@ def _place(path: str, array: np.ndarray | None, like: Any, key_impl: str | None)
         array = np.zeros(like.shape, like.dtype)
     if isinstance(like, np.ndarray | np.generic):
         return array
-    value = array if key_impl is None else jax.random.wrap_key_data(array, impl=key_impl)
+    value = array if key_impl is None else jax.random.wrap_key_data(jnp.asarray(array), impl=key_impl)
     # A jitted step moves an uncommitted array to where its other arguments are, and refuses to move a committed one.
     value = jax.device_put(value, like.sharding if getattr(like, "committed", True) else None)
     if value.dtype != like.dtype:

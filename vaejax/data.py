@@ -6,11 +6,12 @@ only then, needs TensorFlow once to prepare a set, and downloads nothing unless 
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from vaejax import tfds_sets
@@ -116,8 +117,8 @@ def load(
     if images.dtype != np.float32:
         images = images.astype(np.float32) / (1 if name in _TWO_VALUED else np.iinfo(images.dtype).max)
     check_finite(images, f"images of {name!r}")
-    labels = None if parts[0][1] is None else np.concatenate([labels for _, labels in parts]).astype(np.int32)
-    return Dataset(images, labels, name, split, description)
+    labels = [labels.astype(np.int32) for _, labels in parts if labels is not None]
+    return Dataset(images, np.concatenate(labels) if labels else None, name, split, description)
 
 
 def binarize_dynamic(key: Key[Array, ""], images: ArrayLike) -> Float[Array, "..."]:
@@ -192,7 +193,7 @@ def check_finite(images: ArrayLike, what: str = "images") -> None:
     Raises:
         ValueError: with the count of the offending values and the index of the first.
     """
-    if not isinstance(images, jax.core.Tracer):
+    if not isinstance(images, Tracer):
         images = np.asarray(images)
         advice = "remove or repair these examples"
         _refuse(images, ~np.isfinite(images), f"expected finite {what}", "NaN or infinite", advice)
@@ -215,7 +216,7 @@ def _unit_images(images: ArrayLike) -> Array:
             f"expected floating-point images in [0, 1] to binarize, got {images.dtype}: "
             "scale them first, for instance images.astype('float32') / 255"
         )
-    if not isinstance(images, jax.core.Tracer):
+    if not isinstance(images, Tracer):
         values = np.asarray(images)
         bad = ~((values >= 0) & (values <= 1))  # written so that NaN is bad too
         advice = "scale them first, for instance by 1 / 255"
@@ -226,7 +227,7 @@ def _unit_images(images: ArrayLike) -> Array:
 def _read_digits(part: str) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits: Any = load_digits()
     # 7 has no factor in common with the 10 of the file's runs of classes, so every split has every class.
     fold = np.arange(len(digits.target)) % 7
     chosen = {"train": fold < 5, "validation": fold == 5, "test": fold == 6}[part]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Key
 from numpyro.distributions.kl import kl_divergence as numpyro_kl_divergence
 
@@ -123,7 +124,7 @@ def log_prob(distribution: dist.Distribution, value: ArrayLike) -> Array:
     """Log density of `value` in nats, summed over event axes: (*batch,)."""
     # numpyro 0.22 broadcasts a prior of batch shape () over the batch, and its Bernoulli mixes bool with float.
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        return distribution.log_prob(value)
+        return jnp.asarray(distribution.log_prob(value))
 
 
 def kl_divergence(q: dist.Distribution, p: dist.Distribution) -> Array:
@@ -167,7 +168,7 @@ def data_log_prob(p: dist.Distribution, x: Array) -> Array:
         ValueError: if x is concrete and lies outside the support, or holds NaN or infinities.
     """
     check_support(p, x)
-    return jnp.where(p.support(x), log_prob(p, x), jnp.nan)
+    return jnp.where(_in_support(p, x), log_prob(p, x), jnp.nan)
 
 
 def check_support(p: dist.Distribution, x: Array) -> None:
@@ -176,12 +177,18 @@ def check_support(p: dist.Distribution, x: Array) -> None:
     Raises:
         ValueError: with the number of bad values, the first of them, and what to do.
     """
-    if isinstance(x, jax.core.Tracer):
+    if isinstance(x, Tracer):
         return
     data.check_finite(x, "data")
-    supported = p.support(x)
-    if not isinstance(supported, jax.core.Tracer) and not supported.all():
+    supported = _in_support(p, x)
+    if not isinstance(supported, Tracer) and not supported.all():
         raise ValueError(_unsupported(p, x))
+
+
+def _in_support(p: dist.Distribution, x: Array) -> Array:
+    if p.support is None:  # of a user's own family that does not say
+        return jnp.asarray(True)
+    return jnp.asarray(p.support(x))
 
 
 def _unsupported(p: dist.Distribution, x: Array) -> str:

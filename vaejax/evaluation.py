@@ -58,12 +58,12 @@ class ActiveUnits(NamedTuple):
     Attributes:
         variance: variance over the data of the posterior mean of each unit. (latent_dim,)
         active: where the variance is above the threshold. (latent_dim,)
-        count: how many are. ()
+        num_active: how many are. ()
     """
 
     variance: Float[Array, " latent_dim"]
     active: Bool[Array, " latent_dim"]
-    count: Int[Array, ""]
+    num_active: Int[Array, ""]
 
 
 def log_likelihood(
@@ -100,8 +100,10 @@ def log_likelihood(
 
     Source: Burda, Grosse & Salakhutdinov 2015, section 5; the standard error is the delta method's.
     """
-    summary = _summarized(vae, params, key, x, num_samples, chunk_size, batch_size, _summarize_likelihood)
-    return LogLikelihood(*summary, num_samples)
+    estimate, error, ess = _summarized(
+        vae, params, key, x, num_samples, chunk_size, batch_size, _summarize_likelihood
+    )
+    return LogLikelihood(estimate, error, ess, num_samples)
 
 
 def elbo(
@@ -126,8 +128,10 @@ def elbo(
     >>> bool(jnp.allclose(result.estimate, result.reconstruction - result.kl, atol=1e-4))
     True
     """
-    parts = _summarized(vae, params, key, x, num_samples, chunk_size, batch_size, _summarize_elbo)
-    return Elbo(*parts, num_samples)
+    estimate, error, reconstruction, kl = _summarized(
+        vae, params, key, x, num_samples, chunk_size, batch_size, _summarize_elbo
+    )
+    return Elbo(estimate, error, reconstruction, kl, num_samples)
 
 
 def active_units(
@@ -166,7 +170,7 @@ def posterior_means(vae: VAE, params: Params, x: Array, batch_size: int = 1000) 
     return lax.map(lambda example: vae.encode(params, example).mean, x, batch_size=batch_size)
 
 
-def _summarized(vae, params, key, x, num_samples, chunk_size, batch_size, summarize):
+def _summarized(vae, params, key, x, num_samples, chunk_size, batch_size, summarize) -> tuple[Array, ...]:
     for name, number in (("num_samples", num_samples), ("chunk_size", chunk_size), ("batch_size", batch_size)):
         estimators.check_count(name, number)
     models.check_data(vae, params, x)

@@ -167,7 +167,8 @@ def conv_vae(
     _checked_shape("latent_dim", (latent_dim,))
     if not channels:
         raise ValueError("channels must name at least one convolution; got none. Use mlp_vae for a model without")
-    image_shape = data_shape if len(data_shape) == 3 else (*data_shape, 1)
+    height, width, depth = (*data_shape, 1)[:3]
+    image_shape = (height, width, depth)
     head = distributions.likelihood_head(likelihood)
     return make_vae(
         networks.conv_encoder(image_shape, channels, hidden_size, 2 * latent_dim, activation),
@@ -253,7 +254,7 @@ def check_floating(x: ArrayLike) -> None:
     Raises:
         ValueError: naming the dtype and how to convert.
     """
-    dtype = x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
+    dtype = x.dtype if isinstance(x, jax.Array | np.ndarray) else np.asarray(x).dtype
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
             f"expected data of a floating dtype; came {dtype}. Scale to [0, 1] and convert: x.astype('float32') / "

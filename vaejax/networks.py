@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import errors, linen, nnx
+from flax import core, errors, linen, nnx
 from jaxtyping import Array, Float, Key
 
 from vaejax.distributions import Params
@@ -220,7 +220,7 @@ def from_linen(module: linen.Module, input_shape: tuple[int, ...]) -> Network:
         ValueError: if the module has variables other than parameters, or draws random numbers when applied.
     """
 
-    def variables(key: Key[Array, ""]) -> Params:
+    def variables(key: Key[Array, ""]) -> Any:
         return module.init(key, jnp.zeros((1, *input_shape)))
 
     collections = jax.eval_shape(variables, jax.random.key(0))
@@ -233,7 +233,7 @@ def from_linen(module: linen.Module, input_shape: tuple[int, ...]) -> Network:
     except errors.InvalidRngError as error:
         raise _stateful_error([f"{type(module).__name__}: {error}"]) from error
     return Network(
-        init=lambda key: variables(key).get("params", {}),
+        init=lambda key: core.unfreeze(variables(key)).get("params", {}),
         apply=lambda params, inputs: module.apply({"params": params}, inputs),
     )
 
@@ -256,7 +256,7 @@ def as_network(network: Any, input_shape: tuple[int, ...]) -> Network:
     if isinstance(network, tuple) and len(network) == 2 and all(callable(part) for part in network):
         return Network(*network)
     if isinstance(network, nnx.Module) or callable(network):
-        return from_nnx(network)
+        return from_nnx(network)  # pyright: ignore[reportArgumentType]
     raise ValueError(
         "a network must be a pair (init, apply) of pure functions, a function of nnx.Rngs that returns an NNX module, "
         f"an NNX module or a Linen module; got {type(network).__name__}"

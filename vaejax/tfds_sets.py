@@ -170,7 +170,7 @@ def _read_slice(builder, image: str, label: str | None, base: str, start: int, s
     with contextlib.suppress(OSError):
         try:
             with open(temporary, "wb") as file:
-                np.savez(file, images=images, **({} if labels is None else {"labels": labels}))
+                np.savez(file, images=images, **({} if labels is None else {"labels": labels}))  # pyright: ignore[reportArgumentType]
             os.replace(temporary, cache)
         finally:
             temporary.unlink(missing_ok=True)

@@ -76,7 +76,8 @@ def make_train_step(
         grads, info = jax.grad(objective, has_aux=True)(state.params, key, batch, step=state.step)
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of its integer count
             updates, opt_state = optimizer.update(jax.tree.map(jnp.negative, grads), state.opt_state, state.params)
-        return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), info
+        params: Any = optax.apply_updates(state.params, updates)
+        return TrainState(params, opt_state, state.step + 1), info
 
     return step
 
