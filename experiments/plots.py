@@ -34,7 +34,7 @@ def draw(folder: pathlib.Path) -> list[pathlib.Path]:
 def title(folder: pathlib.Path) -> str:
     """What was trained, in a few words."""
     config = json.loads((folder / "config.json").read_text())
-    return f"{config['model']} VAE on {config['dataset']}, {config['latent_dim']} latent dimensions"
+    return f"{config['model']} VAE on {config['dataset']}, {config['latent_dim']}-dimensional code"
 
 
 def learning_curve(folder: pathlib.Path) -> plt.Figure:
@@ -64,10 +64,13 @@ def training_strip(folder: pathlib.Path) -> plt.Figure:
     """Above, the codes of test examples coloured by label; below, samples from the prior; a column for each step."""
     snapshots = [dict(np.load(path)) for path in sorted((folder / "snapshots").glob("step_*.npz"))]
     codes, axis_names = two_dimensions([snapshot["codes"] for snapshot in snapshots])
-    is_image = snapshots[-1]["samples"].ndim > 2
+    last = snapshots[-1]["samples"]
+    is_image = last.ndim > 2
     columns = len(snapshots)
     figure, axes = plt.subplots(2, columns, figsize=(2.3 * columns, 4.8), squeeze=False, layout="constrained")
     extent = np.quantile(np.abs(np.concatenate(codes)), 0.995) * 1.1
+    if not is_image:  # those of an untrained model may be anywhere
+        limits = [(x.min() - np.ptp(x) / 4 - 1e-6, x.max() + np.ptp(x) / 4 + 1e-6) for x in plane(last).T]
     for column, (snapshot, points) in enumerate(zip(snapshots, codes, strict=True)):
         top, bottom = axes[:, column]
         scatter(top, points, snapshot["labels"])
@@ -77,9 +80,11 @@ def training_strip(folder: pathlib.Path) -> plt.Figure:
             show(bottom, tile(snapshot["samples"][:9], 3))
             bottom.set_xlabel("samples from the prior")
         else:
-            scatter(bottom, snapshot["samples"][:, :2], np.zeros(0))
-            bottom.set_xlabel("decoded prior codes, x1")
+            scatter(bottom, plane(snapshot["samples"]), np.zeros(0))
+            bottom.set(xlim=limits[0], ylim=limits[1], xlabel="samples of p(x), x1")
     axes[0, 0].set_ylabel(axis_names[1])
+    if not is_image:
+        axes[1, 0].set_ylabel("x2")
     labels = snapshots[-1]["labels"]
     if len(labels):
         names = np.unique(labels)[:10]
@@ -90,9 +95,13 @@ def training_strip(folder: pathlib.Path) -> plt.Figure:
 
 
 def two_dimensions(codes: list[np.ndarray]) -> tuple[list[np.ndarray], tuple[str, str]]:
-    """Codes as they are where they have two dimensions; else along the two principal axes of the last of them."""
+    """Codes as they are where they have two dimensions; else along the two principal axes of the last of them.
+
+    A single dimension is spread at random along the other axis, so that the points do not hide each other.
+    """
     if codes[-1].shape[1] == 1:
-        return [np.concatenate([part, np.zeros_like(part)], axis=1) for part in codes], ("z", "")
+        spread = np.random.default_rng(0).uniform(-0.5, 0.5, codes[-1].shape) * np.abs(codes[-1]).max()
+        return [np.concatenate([part, spread], axis=1) for part in codes], ("posterior mean of z", "spread at random")
     if codes[-1].shape[1] == 2:
         return codes, ("posterior mean of z1", "posterior mean of z2")
     centre = codes[-1].mean(axis=0)
@@ -104,6 +113,11 @@ def scatter(axes: plt.Axes, points: np.ndarray, labels: np.ndarray) -> None:
     """Points in the plane, coloured by label where there are labels."""
     colours = COLOURS(labels % 10) if len(labels) else "tab:blue"
     axes.scatter(points[:, 0], points[:, 1], c=colours, s=5, alpha=0.7, linewidths=0)
+
+
+def plane(points: np.ndarray) -> np.ndarray:
+    """The first two coordinates of points (n, d), and zeros where they have one."""
+    return np.pad(points, ((0, 0), (0, 1)))[:, :2]
 
 
 def tile(images: np.ndarray, columns: int) -> np.ndarray:
@@ -142,10 +156,10 @@ def reconstructions(arrays, folder: pathlib.Path) -> plt.Figure:
 
 
 def samples(arrays, folder: pathlib.Path) -> plt.Figure:
-    """What the decoder makes of codes from the prior, beside test examples."""
+    """What the model makes of codes from the prior, beside test examples."""
     originals, drawn = arrays["originals"], arrays["samples"]
     if originals.ndim == 2:
-        return beside(originals, drawn, "test examples", "mean of p(x | z), z from the prior", folder)
+        return beside(originals, drawn, "test examples", "samples: z from the prior, x from p(x | z)", folder)
     figure, axes = plt.subplots(1, 2, figsize=(8, 4.4), layout="constrained")
     side = min(10, int(np.sqrt(len(originals))))
     for axis, images, name in zip(axes, (originals, drawn), ("test images", "samples: mean of p(x | z)"), strict=True):
@@ -159,7 +173,7 @@ def beside(left: np.ndarray, right: np.ndarray, left_name: str, right_name: str,
     """Two clouds of points, first two coordinates, on the same axes."""
     figure, axes = plt.subplots(1, 2, figsize=(8, 4), sharex=True, sharey=True, layout="constrained")
     for axis, points, name in zip(axes, (left, right), (left_name, right_name), strict=True):
-        scatter(axis, points[:, :2] if points.shape[1] > 1 else np.pad(points, ((0, 0), (0, 1))), np.zeros(0))
+        scatter(axis, plane(points), np.zeros(0))
         axis.set(title=name, xlabel="x1", ylabel="x2")
     figure.suptitle(title(folder))
     return figure

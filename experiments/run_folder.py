@@ -65,9 +65,12 @@ def write_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
     """Write an .npz file whole or not at all."""
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".tmp-{path.name}")
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_metrics(folder: pathlib.Path, last_step: int | None = None) -> list[dict[str, Any]]:

@@ -1,8 +1,11 @@
 """One training run from its configuration to its report; `train.py` is its command line."""
 
 import dataclasses
+import json
 import math
 import pathlib
+import shlex
+import signal
 import time
 from typing import Any
 
@@ -21,7 +24,8 @@ NUM_REPORTS = 100
 SNAPSHOTS_AT = (0, 1, 3, 10, 30)  # reports, of 100; and the last
 EVALUATION_KEY = 20_131_220  # of every run: the test binarization and the samples of log p(x) are the same for all
 NUM_LATENT_POINTS = 2000  # examples in the pictures of the latent space
-NUM_PICTURES = 10  # examples beside their reconstructions, prior samples in each column of the strip
+NUM_PICTURES = 10  # images from the prior in each column of the strip
+NUM_POINTS = 500  # and points, where the data are no images
 
 
 def run(config: train.Config) -> int:
@@ -33,24 +37,28 @@ def run(config: train.Config) -> int:
 
     params_key, run_key = jax.random.split(jax.random.key(config.seed))
     params = vae.init(params_key)
-    held_out = binarized_once(config, images)
-    models.check_data(vae, params, held_out["validation"])
-    models.check_data(vae, params, held_out["test"])
+    held_out = binarized_once(config, images, vae, params)
     optimizer = build_optimizer(config)
     state = training.init_state(params, optimizer)
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
 
-    folder.mkdir(parents=True, exist_ok=True)
     state, metrics = resumed(config, folder, state)
-    run_folder.write_json(folder / "config.json", dataclasses.asdict(config))
-
     step = training.make_train_step(build_objective(config, vae), optimizer, data.binarization(config.binarization))
+    train_images = jnp.asarray(images["train"].images)
+    fit, compile_seconds = compiled(config, step, state, run_key, train_images)
+
+    # Whatever can be refused has been: only now is anything written.
+    folder.mkdir(parents=True, exist_ok=config.resume)
+    run_folder.rewrite_metrics(folder, metrics)
+    run_folder.write_json(folder / "config.json", dataclasses.asdict(config))
+    print(f"compiled in {compile_seconds:.1f} s; {chunk_size(config):,} steps a report; leaves everything in {folder}")
     viewer = Viewer(vae, held_out["test"], images["test"], folder)
-    state, metrics, compile_seconds, stopped_by = train_until_done(
-        config, folder, state, metrics, step, run_key, images["train"].images, vae, held_out["validation"], viewer
+    state, metrics, stopped_by = train_until_done(
+        config, folder, state, metrics, fit, run_key, train_images, vae, held_out["validation"], viewer
     )
     if stopped_by is not None:
-        print(f"\nstopped by signal {stopped_by} at step {int(state.step):,}; checkpoint in {folder}/checkpoints")
+        name = signal.Signals(stopped_by).name
+        print(f"\nstopped by {name} at step {int(state.step):,}; checkpoint in {folder}/checkpoints")
         print(f"go on with: python experiments/train.py {resume_options(config, folder)}")
         return 128 + stopped_by
 
@@ -75,10 +83,13 @@ def run(config: train.Config) -> int:
 
 
 def load(config: train.Config, split: str) -> data.Dataset:
-    """One split of the dataset; the linear model of an image set gets the images as they are."""
-    return data.load(
-        config.dataset, split, data_dir=config.data_dir, manual_dir=config.manual_dir, download=config.download
-    )
+    """One split of the dataset."""
+    try:
+        return data.load(
+            config.dataset, split, data_dir=config.data_dir, manual_dir=config.manual_dir, download=config.download
+        )
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}. Here these are the options --manual-dir and --download") from error
 
 
 def build_model(config: train.Config, data_shape: tuple[int, ...]) -> models.VAE:
@@ -117,13 +128,25 @@ def build_optimizer(config: train.Config) -> optax.GradientTransformation:
     return named[config.optimizer](rate)
 
 
-def binarized_once(config: train.Config, images: dict[str, data.Dataset]) -> dict[str, np.ndarray]:
-    """Validation and test images, binarized once with a fixed key, so that numbers of all runs and epochs compare."""
+def binarized_once(config: train.Config, images: dict[str, data.Dataset], vae, params) -> dict[str, np.ndarray]:
+    """Validation and test images, binarized once with a fixed key, so that numbers of all runs and epochs compare.
+
+    Raises:
+        ValueError: if the binarization or the likelihood cannot take them, with the options that can.
+    """
     prepare = data.binarization(config.binarization)
     binarized = {}
     for i, split in enumerate(("validation", "test")):
         key = jax.random.fold_in(jax.random.key(EVALUATION_KEY), i)
-        binarized[split] = images[split].images if prepare is None else prepare(key, images[split].images)
+        try:
+            binarized[split] = images[split].images if prepare is None else prepare(key, images[split].images)
+            models.check_data(vae, params, binarized[split])
+        except ValueError as error:
+            raise ValueError(
+                f"--binarization {config.binarization} and --likelihood {config.likelihood} do not go with "
+                f"{config.dataset}: take --binarization dynamic or threshold for grey images under a Bernoulli "
+                f"likelihood, and --binarization none --likelihood gaussian for real numbers ({error})"
+            ) from error
     return binarized
 
 
@@ -135,44 +158,84 @@ def compared(config: train.Config) -> dict[str, Any]:
 def resumed(
     config: train.Config, folder: pathlib.Path, state: training.TrainState
 ) -> tuple[training.TrainState, list[dict[str, Any]]]:
-    """The state and metrics to go on from: the last checkpoint's, or the first ones."""
-    if config.resume and checkpoints.steps(folder / "checkpoints"):
+    """The state and metrics to go on from: the last checkpoint's, or the first ones. Changes nothing in the folder.
+
+    Raises:
+        ValueError: if the run was started with other options, or its checkpoint or metrics are not as it left them.
+    """
+    if not config.resume:
+        return state, []
+    check_same_options(config, folder)
+    if checkpoints.steps(folder / "checkpoints"):
         state = checkpoints.restore(folder / "checkpoints", state, config=compared(config))
         print(f"resumed {folder} at step {int(state.step):,}")
-    elif config.resume:
+    else:
         print(f"{folder} holds no checkpoint yet: starting at step 0")
     metrics = run_folder.read_metrics(folder, int(state.step))
-    run_folder.rewrite_metrics(folder, metrics)
+    last = metrics[-1]["step"] if metrics else 0
+    if last != int(state.step):
+        raise ValueError(
+            f"expected {folder}/metrics.jsonl to reach step {int(state.step):,}, as the checkpoint does; it ends at "
+            f"step {last:,}: put the file back as it was, or start anew under another --name"
+        )
     return state, metrics
+
+
+def check_same_options(config: train.Config, folder: pathlib.Path) -> None:
+    """Refuse to go on with a run under other options than it was started with, also before its first checkpoint.
+
+    Raises:
+        ValueError: naming each option and both values.
+    """
+    path = folder / "config.json"
+    if not path.exists():  # killed before it was written
+        return
+    there, here = json.loads(path.read_text()), json.loads(json.dumps(compared(config)))
+    others = [
+        f"--{name.replace('_', '-')} was {there.get(name)}, is {value}"
+        for name, value in here.items()
+        if there.get(name) != value
+    ]
+    if others:
+        raise ValueError(
+            f"expected the options that {folder} was started with; {'; '.join(others)}. Resume it with those of "
+            f"{path}, or start another run under another --name"
+        )
 
 
 def resume_options(config: train.Config, folder: pathlib.Path) -> str:
     """The command-line options that resume a run: its own ones that are not the defaults."""
-    options = ["--resume", "--name", folder.name]
+    options = ["--resume", "--name", config.name or folder.name]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value != field.default and field.name not in ("resume", "name"):
             words = [str(part) for part in value] if isinstance(value, tuple) else [str(value)]
             flag = "--" + field.name.replace("_", "-")
             options += [flag] if value is True else [flag, *words]
-    return " ".join(options)
+    return shlex.join(options)
 
 
-def train_until_done(config, folder, state, metrics, step, key, images, vae, validation, viewer):
-    """Chunks of one compiled program; between them, reports, checkpoints, snapshots and the wish to stop."""
-    chunk = min(1000, math.ceil(config.num_steps / NUM_REPORTS))
-    images = jnp.asarray(images)
+def chunk_size(config: train.Config) -> int:
+    """Steps from one report to the next."""
+    return min(1000, math.ceil(config.num_steps / NUM_REPORTS))
+
+
+def compiled(config: train.Config, step: training.TrainStep, state: training.TrainState, key, images):
+    """The program that takes the steps from one report to the next, and how long it took to compile, in seconds."""
     fit = jax.jit(
         lambda state, key, images, stop: training.fit(
-            step, state, key, images, num_steps=chunk, batch_size=config.batch_size, stop=stop
+            step, state, key, images, num_steps=chunk_size(config), batch_size=config.batch_size, stop=stop
         ),
         donate_argnums=0,
     )
     start = time.perf_counter()
     fit = fit.lower(state, key, images, config.num_steps).compile()
-    compile_seconds = time.perf_counter() - start
-    print(f"compiled in {compile_seconds:.1f} s; {chunk:,} steps a report; leaves everything in {folder}")
+    return fit, time.perf_counter() - start
 
+
+def train_until_done(config, folder, state, metrics, fit, key, images, vae, validation, viewer):
+    """Chunks of one compiled program; between them, reports, checkpoints, snapshots and the wish to stop."""
+    chunk = chunk_size(config)
     last_checkpoint = time.perf_counter()
     seconds = metrics[-1]["seconds"] if metrics else 0.0
     with run_folder.GracefulStop() as stop, progress_bar(config, int(state.step)) as bar:
@@ -184,8 +247,8 @@ def train_until_done(config, folder, state, metrics, step, key, images, vae, val
             state, history = jax.block_until_ready(fit(state, key, images, config.num_steps))
             seconds += time.perf_counter() - start
             after = int(state.step)
-            row = report(history, before, after, seconds, config, folder)
-            row["validation_elbo"] = validation_elbo(vae, state.params, validation)
+            validated = validation_elbo(vae, state.params, validation)
+            row = report(history, validated, before, after, seconds, config, folder)
             run_folder.append_metrics(folder, row)
             metrics.append(row)
             bar.set_postfix_str(f"bound {row['bound']:.2f} nats, {row['examples_per_second']:,.0f} examples/s")
@@ -194,7 +257,7 @@ def train_until_done(config, folder, state, metrics, step, key, images, vae, val
                 checkpoints.save(folder / "checkpoints", state, config=compared(config))
                 last_checkpoint = time.perf_counter()
         checkpoints.save(folder / "checkpoints", state, config=compared(config))
-    return state, metrics, compile_seconds, stop.signal
+    return state, metrics, stop.signal
 
 
 def progress_bar(config: train.Config, done: int) -> tqdm:
@@ -203,27 +266,34 @@ def progress_bar(config: train.Config, done: int) -> tqdm:
     return tqdm(total=config.num_steps, initial=done, bar_format=layout, mininterval=0.2)
 
 
-def report(history, before: int, after: int, seconds: float, config: train.Config, folder) -> dict[str, Any]:
-    """One line of metrics.jsonl: means over the steps since the last one.
+def report(history, validated, before: int, after: int, seconds, config: train.Config, folder) -> dict[str, Any]:
+    """One line of metrics.jsonl: means over the steps since the last one, and the validation ELBO after them.
 
     Raises:
-        ValueError: if the bound was not finite at some step.
+        ValueError: if the bound was not finite at some step, or is not on validation images after the last of them.
     """
     count = after - before
-    bounds = np.asarray(history.bound)[:count]
+    bounds = np.append(np.asarray(history.bound)[:count], validated)
     if not np.isfinite(bounds).all():
-        first = before + int(np.argmin(np.isfinite(bounds)))
+        first = int(np.argmin(np.isfinite(bounds)))
         good = checkpoints.steps(folder / "checkpoints")
         raise ValueError(
-            f"expected a finite bound; at step {first:,} it was {bounds[first - before]}. A smaller --learning-rate is "
-            f"the usual cure; the last good checkpoint is {f'of step {good[-1]:,}' if good else 'none'}, and stays"
+            f"expected a finite bound; at step {before + first:,} it was {bounds[first]}. A smaller --learning-rate is "
+            f"the usual cure; "
+            + (f"the last good checkpoint, of step {good[-1]:,}, stays" if good else "there was no checkpoint yet")
         )
     means = {name: float(np.mean(value[:count])) for name, value in history._asdict().items() if value is not None}
-    return {"step": after, "seconds": seconds, "examples_per_second": after * config.batch_size / seconds, **means}
+    speed = after * config.batch_size / seconds
+    return {"step": after, "seconds": seconds, "examples_per_second": speed, **means, "validation_elbo": validated}
 
 
 def validation_elbo(vae: models.VAE, params, validation: np.ndarray) -> float:
-    """ELBO of at most 1,000 validation images, nats per example, one sample each, always with the same key."""
+    """ELBO of at most 1,000 validation images, nats per example, one sample each, always with the same key.
+
+    NaN where a parameter is not finite: numpyro would refuse to make the distribution, and not say why.
+    """
+    if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
+        return math.nan
     result = evaluation.elbo(vae, params, jax.random.key(EVALUATION_KEY), validation[:1000], num_samples=1)
     return float(result.estimate.mean())
 
@@ -245,34 +315,43 @@ class Viewer:
         self.test, self.original = jnp.asarray(test)[rows], original.images[rows]
         self.labels = np.zeros(0, np.int32) if original.labels is None else original.labels[rows]
         self.decode = jax.jit(lambda params, z: vae.decode(params, z).mean)
+        self.generate = jax.jit(self._generate, static_argnums=1)
 
     def snapshot(self, state: training.TrainState) -> None:
         """Codes of the test images and samples from the prior, at this step of training."""
         step = int(state.step)
         codes = np.asarray(evaluation.posterior_means(self.vae, state.params, self.test))
-        noise = jax.random.normal(jax.random.key(EVALUATION_KEY), (NUM_PICTURES, codes.shape[1]))
+        count = NUM_PICTURES if self.original.ndim > 2 else NUM_POINTS
         run_folder.write_arrays(
             self.folder / "snapshots" / f"step_{step:08d}.npz",
             step=step,
             codes=codes,
             labels=self.labels,
-            samples=np.asarray(self.decode(state.params, noise)),
+            samples=np.asarray(self.generate(state.params, count)),
         )
+
+    def _generate(self, params, count: int) -> jax.Array:
+        """From codes of the prior: means of p(x|z) where they are images, whose noise would hide them; else samples."""
+
+        def one(key):
+            code_key, noise_key = jax.random.split(key)
+            p = self.vae.decode(params, self.vae.prior(params).sample(code_key))
+            return p.mean if self.original.ndim > 2 else p.sample(noise_key)
+
+        return jax.vmap(one)(jax.random.split(jax.random.key(EVALUATION_KEY), count))
 
     def pictures(self, params) -> None:
         """Test images, what the model sees of them, reconstructions, prior samples; for two latents, the manifold."""
         codes = evaluation.posterior_means(self.vae, params, self.test)
-        latent_dim = codes.shape[1]
-        noise = jax.random.normal(jax.random.key(EVALUATION_KEY), (1000, latent_dim))
         arrays = {
             "originals": self.original[:1000],
             "binarized": np.asarray(self.test[:1000]),
             "reconstructions": np.asarray(self.decode(params, codes[:1000])),
-            "samples": np.asarray(self.decode(params, noise)),
+            "samples": np.asarray(self.generate(params, 1000)),
         }
-        if latent_dim == 2:
+        if codes.shape[1] == 2:
             # Equal steps of probability under the prior, as in figure 4 of Kingma & Welling 2014.
-            quantiles = jax.scipy.stats.norm.ppf((jnp.arange(20) + 0.5) / 20)
+            quantiles = jax.scipy.stats.norm.ppf((jnp.arange(20.0) + 0.5) / 20)
             grid = jnp.stack(jnp.meshgrid(quantiles, -quantiles), axis=-1)
             arrays["manifold"] = np.asarray(self.decode(params, grid))
         run_folder.write_arrays(self.folder / "pictures.npz", **arrays)
@@ -300,7 +379,7 @@ def evaluate(config: train.Config, vae: models.VAE, params, test: np.ndarray) ->
         "num_samples": config.eval_samples,
         "mean_effective_sample_size": float(np.concatenate(ess).mean()),
         "num_test_examples": len(estimates),
-        "active_units": int(units.count),
+        "active_units": int(units.num_active),
     }
 
 

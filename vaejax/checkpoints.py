@@ -182,7 +182,7 @@ def steps(directory: str | os.PathLike) -> list[int]:
 def _step(state: Any) -> int:
     step = np.asarray(getattr(state, "step", None))
     if step.ndim != 0 or not np.issubdtype(step.dtype, np.integer) or step < 0:
-        raise CheckpointError(f"expected a state with an integer scalar `step` of 0 or more, got step={step}")
+        raise CheckpointError(f"expected a state with an integer scalar `step` of 0 or more, got step={step!r}")
     return int(step)
 
 

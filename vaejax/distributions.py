@@ -52,7 +52,7 @@ def bounded_log_std(raw: Float[Array, "*shape"], bound: float = LOG_STD_BOUND) -
 def bernoulli() -> Head:
     """Bernoulli with the network's output as its logit.
 
-    >>> bernoulli().apply({}, jnp.array([1e4, -1e4])).log_prob(jnp.array([1.0, 1.0])).tolist()
+    >>> log_prob(bernoulli().apply({}, jnp.array([1e4, -1e4])), jnp.array([1.0, 1.0])).tolist()
     [-0.0, -10000.0]
     """
     return Head(1, _no_params, lambda params, logits: dist.BernoulliLogits(logits))
