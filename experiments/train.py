@@ -27,7 +27,7 @@ class Config:
     """Networks of encoder and decoder."""
     latent_dim: int = 2
     """Numbers in one code."""
-    hidden_sizes: tuple[int, ...] = (500,)
+    hidden_sizes: tuple[int, ...] = (200, 200)
     """Units of each hidden layer of the encoder (mlp); channels of each convolution, then dense units (conv)."""
     activation: Literal["tanh", "relu", "gelu", "elu", "softplus", "sigmoid"] = "tanh"
     """After each hidden layer."""

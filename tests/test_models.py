@@ -160,6 +160,11 @@ def test_check_data_speaks_before_anything_is_compiled():
         models.check_data(vae, params, np.ones((0, 4, 4), np.float32))
     with pytest.raises(ValueError, match="expected float32"):
         models.check_data(vae, params, np.ones((3, 4, 4)))
+    params["decoder"]["network"]["layer_1"]["bias"] *= jnp.nan
+    with pytest.raises(
+        ValueError, match=r"NaN or infinite values in params\['decoder'\].*\['bias'\]: the training div"
+    ):
+        models.check_data(vae, params, np.ones((3, 4, 4), np.float32))
 
 
 def test_networks_with_too_few_outputs_are_refused():

@@ -180,8 +180,8 @@ def steps(directory: str | os.PathLike) -> list[int]:
 
 
 def _step(state: Any) -> int:
-    step = np.asarray(getattr(state, "step", None))
-    if step.ndim != 0 or not np.issubdtype(step.dtype, np.integer) or step < 0:
+    step: Any = getattr(state, "step", None)
+    if np.ndim(step) != 0 or not np.issubdtype(np.asarray(step).dtype, np.integer) or step < 0:
         raise CheckpointError(f"expected a state with an integer scalar `step` of 0 or more, got step={step!r}")
     return int(step)
 

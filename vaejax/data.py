@@ -219,7 +219,7 @@ def _unit_images(images: ArrayLike) -> Array:
     if not isinstance(images, Tracer):
         values = np.asarray(images)
         bad = ~((values >= 0) & (values <= 1))  # written so that NaN is bad too
-        advice = "scale them first, for instance by 1 / 255"
+        advice = "scale grey values first, for instance by 1 / 255; real numbers want a Gaussian likelihood instead"
         _refuse(values, bad, "expected images in [0, 1] to binarize", "NaN or outside", advice)
     return images
 

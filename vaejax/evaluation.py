@@ -6,7 +6,8 @@ numbers do not depend on how examples and samples are cut into chunks, only memo
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -100,9 +101,7 @@ def log_likelihood(
 
     Source: Burda, Grosse & Salakhutdinov 2015, section 5; the standard error is the delta method's.
     """
-    estimate, error, ess = _summarized(
-        vae, params, key, x, num_samples, chunk_size, batch_size, _summarize_likelihood
-    )
+    estimate, error, ess = _summarized(vae, params, key, x, num_samples, chunk_size, batch_size, _summarize_likelihood)
     return LogLikelihood(estimate, error, ess, num_samples)
 
 
@@ -167,7 +166,7 @@ def active_units(
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def posterior_means(vae: VAE, params: Params, x: Array, batch_size: int = 1000) -> Float[Array, "n latent_dim"]:
     """E_q[z] of each example of x (n, *data_shape), `batch_size` of them at once."""
-    return lax.map(lambda example: vae.encode(params, example).mean, x, batch_size=batch_size)
+    return _map_in_batches(lambda example: vae.encode(params, example).mean, x, batch_size)
 
 
 def _summarized(vae, params, key, x, num_samples, chunk_size, batch_size, summarize) -> tuple[Array, ...]:
@@ -196,8 +195,22 @@ def _importance_sample(vae, num_samples, chunk_size, batch_size, summarize, para
 
         return summarize(*estimators.over_samples(sample_term, key, num_samples, chunk_size))
 
-    result = lax.map(one_example, (keys, x), batch_size=batch_size)
+    result = _map_in_batches(one_example, (keys, x), batch_size)
     return jax.tree.map(lambda leaf: leaf.reshape(batch_shape), result)
+
+
+def _map_in_batches(function: Callable[[Any], Any], examples: Any, batch_size: int) -> Any:
+    """`function` of each example, at most `batch_size` of them at once.
+
+    `lax.map` would compile a second program for the last, smaller batch: here the batches are of one size, filled up
+    with the first examples over again.
+    """
+    num_examples = len(jax.tree.leaves(examples)[0])
+    num_batches = -(-num_examples // batch_size)
+    batch_size = -(-num_examples // num_batches)
+    rows = (jnp.arange(num_batches * batch_size) % num_examples).reshape(num_batches, batch_size)
+    result = lax.map(lambda rows: jax.vmap(function)(jax.tree.map(lambda array: array[rows], examples)), rows)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_examples], result)
 
 
 def _summarize_likelihood(reconstruction: Float[Array, " K"], kl: Float[Array, " K"]):

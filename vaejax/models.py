@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from vaejax import distributions, networks
@@ -221,9 +222,15 @@ def check_data(vae: VAE, params: Params, x: ArrayLike) -> None:
 
     Raises:
         ValueError: if there is no example, shape or dtype are not the model's, or values lie outside the likelihood's
-            support (grey pixels under a Bernoulli likelihood, NaN).
+            support (grey pixels under a Bernoulli likelihood, NaN); or if a parameter is not finite.
     """
     check_floating(x)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not isinstance(leaf, Tracer) and not jnp.isfinite(leaf).all():
+            raise ValueError(
+                f"expected finite parameters; came NaN or infinite values in params{jax.tree_util.keystr(path)}: the "
+                "training diverged, for which a smaller learning rate is the usual cure"
+            )
     q = jax.eval_shape(vae.encode, params, x)
     code = jnp.zeros(q.event_shape, _params_dtype(params))
     distributions.check_support(vae.decode(params, code), jnp.asarray(x))
