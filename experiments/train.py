@@ -100,10 +100,11 @@ PRESETS = {
         objective="iwae",
         num_samples=2,
         kl_warmup_steps=5_000,
-        num_steps=25_000,
+        num_steps=30_000,
     ),
-    # Algorithm 1 of Kingma & Welling 2014: M = 100, L = 1, Adagrad, until convergence. Their estimator A is
-    # --kl sampled, their estimator B --kl analytic; --optimizer sgd --learning-rate 0.01 is the other choice they name.
+    # Algorithm 1 of Kingma & Welling 2014: M = 100, L = 1, Adagrad, until convergence: until ten reports (of 1,000 steps)
+    # have raised the best validation ELBO by less than 0.3 nats. Their SGVB estimator A is --kl sampled, their B
+    # --kl analytic; the other optimizer that they name is --optimizer sgd --learning-rate 0.01.
     "aevb": Config(
         dataset="mnist",
         latent_dim=20,
@@ -113,9 +114,9 @@ PRESETS = {
         optimizer="adagrad",
         learning_rate=0.03,
         learning_rate_schedule="constant",
-        num_steps=100_000,
+        num_steps=200_000,
         patience=10,
-        tolerance=0.1,
+        tolerance=0.3,
     ),
 }
 

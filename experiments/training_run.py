@@ -333,7 +333,7 @@ def evaluate(config: train.Config, vae: models.VAE, params, test: np.ndarray) ->
 def in_words(result: dict[str, Any], config: train.Config, folder: pathlib.Path, drawn: list[pathlib.Path]) -> str:
     """The report's last lines."""
     return f"""
-{config.dataset}: {result["num_test_examples"]:,} test examples ({result["test_images"]})
+{config.dataset}: {result["num_test_examples"]:,} test examples
   test log p(x)  {result["test_log_likelihood"]:.2f} +- {result["standard_error"]:.2f} nats per example \
 (importance sampling, K = {result["num_samples"]:,}; the standard error is over examples)
   test ELBO      {result["test_elbo"]:.2f} nats per example

@@ -126,6 +126,20 @@ def test_a_baseline_changes_neither_value_nor_mean(x64):
         )
 
 
+@pytest.mark.parametrize("baseline", [None, "leave_one_out"])
+def test_score_function_takes_no_derivative_in_the_sample(baseline):
+    def value(mean, hide):
+        q = dist.Normal(mean, jnp.exp(mean)).to_event(1)
+        integrand = lambda z, q: ((jnp.exp(hide(z)) * mean).sum(), None)  # noqa: E731
+        estimate = estimators.score_function(baseline)
+        return estimate(jax.random.key(0), q, integrand, 3, estimators.mean_reduction()).bound
+
+    mean = jnp.array([0.5, -1.0])
+    seen, hidden = (jax.grad(value)(mean, hide) for hide in (lambda z: z, lax.stop_gradient))
+    np.testing.assert_array_equal(seen, hidden)
+    assert (seen != 0).all()
+
+
 @pytest.mark.parametrize("name", REDUCTIONS)
 def test_reductions_equal_their_definitions(name, x64):
     reduce = REDUCTIONS[name]

@@ -30,6 +30,14 @@ def test_batch_and_event_shapes(model, likelihood, batch):
     assert (prior.batch_shape, prior.event_shape) == ((), (2,))
 
 
+def test_the_decoder_mirrors_the_encoder():
+    params = jax.eval_shape(models.mlp_vae((4, 4), 2, (7, 5)).init, jax.random.key(0))
+    kernels = [
+        [params[half]["network"][f"layer_{i}"]["kernel"].shape for i in range(3)] for half in ("encoder", "decoder")
+    ]
+    assert kernels == [[(16, 7), (7, 5), (5, 4)], [(2, 5), (5, 7), (7, 16)]]
+
+
 def test_linear_vae_is_the_linear_gaussian_model(x64):
     vae = models.linear_vae(data_dim=5, latent_dim=2)
     params = in_float64(vae.init(jax.random.key(0)))
