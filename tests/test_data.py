@@ -217,7 +217,7 @@ def test_binarizations_refuse_what_are_no_probabilities(binarize):
     images[2, 1], images[3, 0] = 255.0, np.nan
     with pytest.raises(ValueError, match=r"in \[0, 1\].*got 2 NaN or outside values of 12.*255.0 at index \(2, 1\)"):
         binarize(key, images)
-    with pytest.raises(ValueError, match=r"first -0.5 at index \(0,\).*scale them"):
+    with pytest.raises(ValueError, match=r"first -0.5 at index \(0,\).*scale grey values"):
         binarize(key, jnp.array([-0.5]))
     with pytest.raises(ValueError, match=r"first nan at index \(1,\)"):
         binarize(key, jnp.array([0.5, jnp.nan]))

@@ -181,11 +181,10 @@ def _importance_sample(vae, num_samples, chunk_size, batch_size, summarize, para
     """`summarize(reconstruction, kl)` of the K samples of each example, both (K,)."""
     batch_shape = jax.eval_shape(vae.encode, params, x).batch_shape
     x = x.reshape(-1, *x.shape[len(batch_shape) :])
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(x.shape[0]))
     prior = vae.prior(params)
 
-    def one_example(key_and_x):
-        key, x = key_and_x
+    def one_example(index_and_x):
+        index, x = index_and_x
         q = vae.encode(params, x)
 
         def sample_term(key):
@@ -193,9 +192,10 @@ def _importance_sample(vae, num_samples, chunk_size, batch_size, summarize, para
             reconstruction = distributions.data_log_prob(vae.decode(params, z), x)
             return reconstruction, distributions.log_prob(q, z) - distributions.log_prob(prior, z)
 
-        return summarize(*estimators.over_samples(sample_term, key, num_samples, chunk_size))
+        example_key = jax.random.fold_in(key, index)
+        return summarize(*estimators.over_samples(sample_term, example_key, num_samples, chunk_size))
 
-    result = _map_in_batches(one_example, (keys, x), batch_size)
+    result = _map_in_batches(one_example, (jnp.arange(x.shape[0]), x), batch_size)
     return jax.tree.map(lambda leaf: leaf.reshape(batch_shape), result)
 
 
@@ -209,7 +209,7 @@ def _map_in_batches(function: Callable[[Any], Any], examples: Any, batch_size: i
     num_batches = -(-num_examples // batch_size)
     batch_size = -(-num_examples // num_batches)
     rows = (jnp.arange(num_batches * batch_size) % num_examples).reshape(num_batches, batch_size)
-    result = lax.map(lambda rows: jax.vmap(function)(jax.tree.map(lambda array: array[rows], examples)), rows)
+    result = lax.map(jax.vmap(function), jax.tree.map(lambda array: array[rows], examples))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_examples], result)
 
 

@@ -1,12 +1,14 @@
 """Orbax, called so that it neither floods the terminal nor hangs when interrupted."""
 
 import contextlib
+import gc
 import logging
 import os
 import signal
 import sys
 import tempfile
 import threading
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +18,7 @@ def call(function: str, *arguments: Any) -> Any:
 
     When a write fails, its threads flood stderr: from Python, from C++, and through absl's log.
     """
-    absl, root, threads = logging.getLogger("absl"), logging.getLogger(), set(threading.enumerate())
+    root, threads = logging.getLogger(), set(threading.enumerate())
     with _held_signals(), contextlib.ExitStack() as stack:
         if not root.handlers:  # absl would call logging.basicConfig, and so change the whole program's log for good
             root.addHandler(null := logging.NullHandler())
@@ -24,10 +26,12 @@ def call(function: str, *arguments: Any) -> Any:
         from orbax.checkpoint import v1 as ocp  # here, so that importing vaejax stays quick
 
         sink = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
-        absl.addHandler(handler := logging.StreamHandler(sink))
-        stack.callback(absl.removeHandler, handler)
-        stack.callback(setattr, absl, "propagate", absl.propagate)
-        absl.propagate = False
+        handler = logging.StreamHandler(sink)
+        for logger in (logging.getLogger("absl"), logging.getLogger("asyncio")):
+            logger.addHandler(handler)
+            stack.callback(logger.removeHandler, handler)
+            stack.callback(setattr, logger, "propagate", logger.propagate)
+            logger.propagate = False
         for descriptor, stream in ((1, sys.stdout), (2, sys.stderr)):
             with contextlib.suppress(OSError, ValueError, AttributeError):  # closed or None, in a daemon
                 stream.flush()
@@ -46,6 +50,12 @@ def call(function: str, *arguments: Any) -> Any:
         except BaseException as error:
             for thread in set(threading.enumerate()) - threads:  # they go on writing, to stderr and to the folder
                 threading.Thread.join(thread, timeout=1)  # Orbax's own join raises
+            # Unfinished tasks complain when they are collected: let that be now, and not whenever the error is dropped.
+            cause: BaseException | None = error
+            while cause is not None:
+                traceback.clear_frames(cause.__traceback__)
+                cause = cause.__cause__ or cause.__context__
+            gc.collect()
             sink.seek(0)
             error.add_note("".join([line for line in sink if line.strip()][-1:]).strip())
             raise
