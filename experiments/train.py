@@ -102,8 +102,8 @@ PRESETS = {
         kl_warmup_steps=5_000,
         num_steps=30_000,
     ),
-    # Algorithm 1 of Kingma & Welling 2014: M = 100, L = 1, Adagrad, until convergence: until ten reports (of 1,000 steps)
-    # have raised the best validation ELBO by less than 0.3 nats. Their SGVB estimator A is --kl sampled, their B
+    # Algorithm 1 of Kingma & Welling 2014: M = 100, L = 1, Adagrad, until convergence: until ten reports of 1,000 steps
+    # each have raised the best validation ELBO by less than 0.3 nats. Their SGVB estimator A is --kl sampled, their B
     # --kl analytic; the other optimizer that they name is --optimizer sgd --learning-rate 0.01.
     "aevb": Config(
         dataset="mnist",

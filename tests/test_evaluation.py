@@ -143,13 +143,13 @@ def test_numbers_must_be_positive_integers(small_problem, bad, no_type_hook):
 
 @pytest.mark.slow
 def test_memory_is_set_by_the_chunks():
-    # The peak of a process of its own: 2,000,000 images of 784 pixels, decoded at once, are 6 GiB.
+    # The peak of a process of its own: 1,000,000 images of 784 pixels, decoded at once, are 3 GiB.
     program = """
 import jax, jax.numpy as jnp, resource
 from vaejax import evaluation, models
 vae = models.mlp_vae((28, 28), 50, (200,))
 params = vae.init(jax.random.key(0))
-x = jnp.ones((1000, 28, 28))
+x = jnp.ones((500, 28, 28))
 jax.block_until_ready(evaluation.log_likelihood(vae, params, jax.random.key(1), x, num_samples=2000)[:3])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
