@@ -1,3 +1,4 @@
+import pathlib
 import subprocess
 import sys
 
@@ -144,14 +145,17 @@ def test_numbers_must_be_positive_integers(small_problem, bad, no_type_hook):
 @pytest.mark.slow
 def test_memory_is_set_by_the_chunks():
     # The peak of a process of its own: 1,000,000 images of 784 pixels, decoded at once, are 3 GiB.
+    # Not getrusage's maximum, which a child inherits from the process that started it.
+    if not pathlib.Path("/proc/self/status").exists():
+        pytest.skip("reads the peak memory from /proc, which this system has not")
     program = """
-import jax, jax.numpy as jnp, resource
+import jax, jax.numpy as jnp, pathlib, re
 from vaejax import evaluation, models
 vae = models.mlp_vae((28, 28), 50, (200,))
 params = vae.init(jax.random.key(0))
 x = jnp.ones((500, 28, 28))
 jax.block_until_ready(evaluation.log_likelihood(vae, params, jax.random.key(1), x, num_samples=2000)[:3])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(re.search(r"VmHWM:\\s*(\\d+) kB", pathlib.Path("/proc/self/status").read_text())[1])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 2 * 1024**2, "more than 2 GiB"
+    assert int(done.stdout) < 1024**2, "more than 1 GiB"
