@@ -27,8 +27,8 @@ class Config:
     """Networks of encoder and decoder."""
     latent_dim: int = 2
     """Numbers in one code."""
-    hidden_sizes: tuple[int, ...] = (200, 200)
-    """Units of each hidden layer of the encoder (mlp); channels of each convolution, then dense units (conv)."""
+    hidden_sizes: tuple[int, ...] = ()
+    """Hidden units (mlp, by default 200 200), or channels and then dense units (conv, by default 32 64 256)."""
     activation: Literal["tanh", "relu", "gelu", "elu", "softplus", "sigmoid"] = "tanh"
     """After each hidden layer."""
     likelihood: Literal["bernoulli", "gaussian", "gaussian_shared_std", "gaussian_fixed_std"] = "bernoulli"
@@ -76,6 +76,8 @@ class Config:
     resume: bool = False
     """Go on from the last checkpoint of the run of that name (by default the newest of this dataset)."""
 
+
+HIDDEN_SIZES = {"mlp": (200, 200), "conv": (32, 64, 256), "linear": ()}
 
 # What an option says about where things are and not about the numbers that come out.
 NOT_COMPARED = (
@@ -129,6 +131,8 @@ def parse(args: list[str]) -> Config:
     presets = ", ".join(sorted(PRESETS))
     description = f"Train a VAE. First of all, --preset NAME takes the options of a preset ({presets}) for defaults."
     config = tyro.cli(Config, description=description, default=PRESETS[chosen.preset], args=rest)
+    if not config.hidden_sizes:
+        config = dataclasses.replace(config, hidden_sizes=HIDDEN_SIZES[config.model])
     if config.baseline != "none" and config.estimator != "score_function":
         raise ValueError(f"--baseline {config.baseline} belongs to --estimator score_function; got {config.estimator}")
     if config.likelihood_std != 1.0 and config.likelihood != "gaussian_fixed_std":

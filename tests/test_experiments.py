@@ -516,7 +516,7 @@ REFUSED = {
     ),
     "nothing to resume": (("--resume",), ["resume", "there is none", "--runs-dir"]),
     "no such run": (("--resume", "--name", "other"), ["other", "it is not there", "--name"]),
-    "no channels": (("--model", "conv"), ["--hidden-sizes", "32 64 256", "got 500"]),
+    "no channels": (("--model", "conv", "--hidden-sizes", "500"), ["--hidden-sizes", "32 64 256", "got 500"]),
     "images for conv": (
         (*TWO_GAUSSIANS, *REAL, "gaussian", "--model", "conv", "--hidden-sizes", "4", "8"),
         ["(height, width)", "(2,)"],
