@@ -244,7 +244,8 @@ def test_presets_are_changed_by_options(cli):
     assert (config.dataset, config.optimizer) == ("digits", "sgd")
     assert (config.batch_size, config.num_samples, config.patience) == (100, 1, 10)
     assert train.parse(["--preset=binarized_mnist"]).latent_dim == 50
-    assert train.parse([]) == train.Config()
+    assert train.parse([]) == train.Config(hidden_sizes=(200, 200))
+    assert train.parse(["--model", "conv"]).hidden_sizes == (32, 64, 256)
 
 
 # Kinds of options: together these runs take every choice of every option once.
