@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import run_folder
 
-from vaejax import data, evaluation, models, training
+from vaejax import data, distributions, evaluation, models, training
 
 SAMPLE_KEY = 20_131_220  # the same codes from the prior in every picture of every run
 NUM_LATENT_POINTS = 2000  # examples in the pictures of the latent space
@@ -44,8 +44,8 @@ class Viewer:
 
         def one(key):
             code_key, noise_key = jax.random.split(key)
-            p = self.vae.decode(params, self.vae.prior(params).sample(code_key))
-            return p.mean if self.original.ndim > 2 else p.sample(noise_key)
+            p = self.vae.decode(params, distributions.sample(self.vae.prior(params), code_key))
+            return p.mean if self.original.ndim > 2 else distributions.sample(p, noise_key)
 
         return jax.vmap(one)(jax.random.split(jax.random.key(SAMPLE_KEY), count))
 
@@ -58,7 +58,8 @@ class Viewer:
             "reconstructions": np.asarray(self.decode(params, codes[:1000])),
             "samples": np.asarray(self.generate(params, 1000)),
         }
-        if codes.shape[1] == 2:
+        continuous = jnp.issubdtype(distributions.sample(self.vae.prior(params), jax.random.key(0)).dtype, jnp.floating)
+        if codes.shape[1] == 2 and continuous:
             # Equal steps of probability under the prior, as in figure 4 of Kingma & Welling 2014.
             quantiles = jax.scipy.stats.norm.ppf((jnp.arange(20.0) + 0.5) / 20)
             grid = jnp.stack(jnp.meshgrid(quantiles, -quantiles), axis=-1)

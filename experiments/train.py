@@ -35,11 +35,23 @@ class Config:
     """p(x|z): Bernoulli, or Gaussian with a learned std per pixel, one learned std, or --likelihood-std."""
     likelihood_std: float = 1.0
     """The std of gaussian_fixed_std."""
+    posterior: Literal["gaussian", "bernoulli", "categorical"] = "gaussian"
+    """q(z|x), and with it the prior; the last two have no reparameterization."""
+    num_categories: int = 10
+    """Of each number in a categorical code."""
     objective: Literal["elbo", "iwae"] = "elbo"
     """Evidence lower bound, or importance-weighted bound."""
-    estimator: Literal["pathwise", "score_function"] = "pathwise"
-    """Of the gradient: reparameterized, or REINFORCE."""
-    baseline: Literal["none", "leave_one_out"] = "none"
+    estimator: Literal[
+        "pathwise",
+        "sticking_the_landing",
+        "doubly_reparameterized",
+        "score_function",
+        "vimco",
+        "measure_valued",
+        "enumerate_support",
+    ] = "pathwise"
+    """Of the gradient: reparameterized (the first three), REINFORCE, or at points of its own choosing."""
+    baseline: Literal["none", "leave_one_out", "moving_average", "nvil"] = "none"
     """Of the score function; leave-one-out needs --num-samples 2 or more."""
     kl: Literal["analytic", "sampled", "entropy"] = "analytic"
     """Form of the ELBO. The importance-weighted bound always samples it."""
@@ -135,10 +147,19 @@ def parse(args: list[str]) -> Config:
         config = dataclasses.replace(config, hidden_sizes=HIDDEN_SIZES[config.model])
     if config.baseline != "none" and config.estimator != "score_function":
         raise ValueError(f"--baseline {config.baseline} belongs to --estimator score_function; got {config.estimator}")
+    if config.estimator in ("sticking_the_landing", "doubly_reparameterized"):
+        if config.objective == "elbo" and config.kl != "sampled":
+            raise ValueError(f"--estimator {config.estimator} of the ELBO needs --kl sampled; got {config.kl}")
+    if config.posterior != "gaussian" and config.model == "linear":
+        raise ValueError(f"--model linear has a Gaussian posterior; got --posterior {config.posterior}")
+    if config.num_categories != 10 and config.posterior != "categorical":
+        raise ValueError(f"--num-categories belongs to --posterior categorical; got {config.posterior}")
     if config.likelihood_std != 1.0 and config.likelihood != "gaussian_fixed_std":
         raise ValueError(f"--likelihood-std belongs to --likelihood gaussian_fixed_std; got {config.likelihood}")
     if config.baseline == "leave_one_out" and config.num_samples < 2:
         raise ValueError(f"--baseline leave_one_out needs --num-samples 2 or more; got {config.num_samples}")
+    if config.num_categories < 2:
+        raise ValueError(f"--num-categories must be at least 2; got {config.num_categories}")
     for name in ("batch_size", "num_steps", "eval_samples", "latent_dim", "num_samples"):
         if getattr(config, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(config, name)}")

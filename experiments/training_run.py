@@ -19,7 +19,7 @@ import snapshots
 import train
 from tqdm import tqdm
 
-from vaejax import checkpoints, data, distributions, estimators, evaluation, models, objectives, training
+from vaejax import baselines, checkpoints, data, distributions, estimators, evaluation, models, objectives, training
 
 NUM_REPORTS = 100
 SNAPSHOTS_AT = (0, 1, 3, 10, 30)  # reports, of 100; and the last
@@ -34,14 +34,20 @@ def run(config: train.Config) -> int:
     print(f"{config.dataset}: {', '.join(f'{len(part.images):,} {split}' for split, part in images.items())} examples")
 
     params_key, run_key = jax.random.split(jax.random.key(config.seed))
+    baseline_key = jax.random.fold_in(params_key, 1)
     params = vae.init(params_key)
     held_out = binarized_once(config, images, vae, params)
     optimizer = build_optimizer(config)
+    estimator = build_estimator(config)
+    if estimator.baseline is not None:
+        params = estimators.with_baseline(params, estimator, baseline_key, held_out["test"][:1])
+        optimizer = baselines.with_optimizer(optimizer)
     state = training.init_state(params, optimizer)
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
 
     state, metrics = resumed(config, folder, state)
-    step = training.make_train_step(build_objective(config, vae), optimizer, data.binarization(config.binarization))
+    objective = build_objective(config, vae, estimator)
+    step = training.make_train_step(objective, optimizer, data.binarization(config.binarization))
     train_images = jnp.asarray(images["train"].images)
     fit, compile_seconds = compiled(config, step, state, run_key, train_images)
 
@@ -94,20 +100,26 @@ def build_model(config: train.Config, data_shape: tuple[int, ...]) -> models.VAE
     """The model that the configuration names."""
     fixed = config.likelihood == "gaussian_fixed_std"
     likelihood = distributions.gaussian_fixed_std(config.likelihood_std) if fixed else config.likelihood
+    categorical = config.posterior == "categorical"
+    posterior = distributions.categorical(config.num_categories) if categorical else config.posterior
+    sizes = config.hidden_sizes
     if config.model == "linear":
         return models.linear_vae(data_shape, config.latent_dim, likelihood)
     if config.model == "mlp":
-        return models.mlp_vae(data_shape, config.latent_dim, config.hidden_sizes, likelihood, config.activation)
-    *channels, hidden_size = config.hidden_sizes
-    return models.conv_vae(data_shape, config.latent_dim, channels, hidden_size, likelihood, config.activation)
+        return models.mlp_vae(data_shape, config.latent_dim, sizes, likelihood, config.activation, posterior)
+    *channels, size = sizes
+    return models.conv_vae(data_shape, config.latent_dim, channels, size, likelihood, config.activation, posterior)
 
 
-def build_objective(config: train.Config, vae: models.VAE) -> objectives.Objective:
+def build_estimator(config: train.Config) -> estimators.Estimator:
+    """The gradient estimator that the configuration names."""
+    if config.estimator == "score_function":
+        return estimators.score_function(None if config.baseline == "none" else config.baseline)
+    return getattr(estimators, config.estimator)()
+
+
+def build_objective(config: train.Config, vae: models.VAE, estimator: estimators.Estimator) -> objectives.Objective:
     """The objective that the configuration names."""
-    if config.estimator == "pathwise":
-        estimator = estimators.pathwise()
-    else:
-        estimator = estimators.score_function(None if config.baseline == "none" else config.baseline)
     warmup = config.kl_warmup_steps
     beta = optax.linear_schedule(0.0, config.beta, warmup) if warmup else config.beta
     if config.objective == "iwae":

@@ -1,5 +1,6 @@
 """Strict JAX settings for the whole suite, and the folder of real data that some tests read."""
 
+import fcntl
 import importlib.util
 import pathlib
 import shutil
@@ -41,13 +42,25 @@ def shared_data():
 
 
 @pytest.fixture(scope="session")
-def prepared_tfds(tmp_path_factory, shared_data):
+def prepared_tfds(tmp_path_factory, shared_data, worker_id):
     """A TFDS data_dir where mnist, fashion_mnist and binarized_mnist are prepared, by vaejax, from the shared files."""
     if importlib.util.find_spec("tensorflow") is None:
         pytest.skip('preparing TFDS sets needs TensorFlow: pip install "vaejax[prepare]"')
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "tfds"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of the workers that run the suite, one prepares and the others wait
+        if not (folder / "ready").exists():
+            prepare_tfds(shared_data, folder)
+            (folder / "ready").touch()
+    return folder / "prepared"
+
+
+def prepare_tfds(shared_data, folder):
+    """Prepare the three sets in `folder / "prepared"`."""
     from vaejax import data
 
-    folder = tmp_path_factory.mktemp("tfds")
     amat = folder / "amat"
     amat.mkdir()
     with np.load(shared_data / "binarized_mnist" / "binarized_mnist_larochelle.npz") as packed:
@@ -66,5 +79,3 @@ def prepared_tfds(tmp_path_factory, shared_data):
             data.load(name, data_dir=target, manual_dir=shared_data / name)
     assert third.returncode == 0
     shutil.rmtree(amat)
-    yield target
-    shutil.rmtree(folder)

@@ -51,6 +51,49 @@ def test_posterior_is_finite_in_sample_density_and_kl():
     assert all(jnp.isfinite(leaf).all() for leaf in jax.jacrev(terms)(outputs))
 
 
+@pytest.mark.parametrize("posterior", ["bernoulli", "categorical"])
+def test_discrete_posteriors_are_finite_in_density_kl_and_entropy(posterior):
+    head = distributions.bernoulli() if posterior == "bernoulli" else distributions.categorical(3)
+    grid = np.stack(np.meshgrid(*[EXTREMES] * head.num_outputs)).reshape(head.num_outputs, -1)
+    prior = head.prior((grid.shape[1],), jnp.float32).to_event(1)
+
+    def terms(outputs):
+        q = event(head, *outputs)
+        z = distributions.sample(q, jax.random.key(1))
+        densities = [distributions.log_prob(of, z) for of in (q, prior)]
+        return jnp.stack([*densities, distributions.kl_divergence(q, prior), distributions.entropy(q)])
+
+    outputs = tuple(jnp.asarray(row, jnp.float32) for row in grid)
+    assert jnp.isfinite(terms(outputs)).all()
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.jacrev(terms)(outputs))
+
+
+def test_discrete_kl_and_entropy_equal_scipy(x64):
+    logits = jax.random.normal(jax.random.key(0), (2, 5, 3))
+    q = distributions.categorical(3).apply({}, *jnp.moveaxis(logits, -1, 0)).to_event(1)
+    prior = distributions.categorical(3).prior((5,), jnp.float64).to_event(1)
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    kl, entropy = distributions.kl_divergence(q, prior), distributions.entropy(q)
+    np.testing.assert_allclose(kl, stats.entropy(probabilities, np.full(3, 1 / 3)[None, None], axis=-1).sum(axis=1))
+    np.testing.assert_allclose(entropy, stats.entropy(probabilities, axis=-1).sum(axis=1))
+    coins = dist.BernoulliLogits(logits[..., 0]).to_event(1)
+    p = np.asarray(jax.nn.sigmoid(logits[..., 0]))
+    fair = distributions.bernoulli().prior((5,), jnp.float64).to_event(1)
+    expected = stats.entropy(np.stack([p, 1 - p]), np.full((2, 1, 1), 0.5), axis=0).sum(axis=1)
+    np.testing.assert_allclose(distributions.kl_divergence(coins, fair), expected)
+
+
+@pytest.mark.parametrize("num_categories", [1, 0, 2.0, True])
+def test_a_category_needs_another(num_categories, no_type_hook):
+    with pytest.raises(ValueError, match="num_categories must be an integer of at least 2; got"):
+        distributions.categorical(num_categories)
+
+
+def test_unknown_posterior_names_the_known(no_type_hook):
+    with pytest.raises(ValueError, match=r"one of \['bernoulli', 'categorical', 'gaussian'\] or .*; got 'beta'"):
+        distributions.posterior_head("beta")
+
+
 def test_bernoulli_log_prob_equals_scipy(x64):
     logits = jnp.linspace(-20, 20, 41)
     for x in (0.0, 1.0):

@@ -252,6 +252,23 @@ def test_presets_are_changed_by_options(cli):
 
 REAL = ("--binarization", "none", "--likelihood")
 VARIANTS = {
+    "bernoulli posterior, enumerated": (
+        "--posterior",
+        "bernoulli",
+        "--latent-dim",
+        "4",
+        "--estimator",
+        "enumerate_support",
+    ),
+    "categorical posterior, vimco": (
+        *("--posterior", "categorical", "--num-categories", "3", "--objective", "iwae", "--estimator", "vimco"),
+        *("--num-samples", "2"),
+    ),
+    "nvil": ("--estimator", "score_function", "--baseline", "nvil"),
+    "doubly reparameterized": (
+        *("--objective", "iwae", "--num-samples", "2", "--estimator", "doubly_reparameterized", "--latent-dim", "1"),
+    ),
+    "measure-valued": ("--estimator", "measure_valued"),
     "conv, iwae": (
         *("--model", "conv", "--hidden-sizes", "3", "4", "8", "--objective", "iwae", "--num-samples", "3"),
         *("--latent-dim", "3", "--optimizer", "rmsprop", "--learning-rate-schedule", "linear", "--activation", "relu"),
@@ -287,7 +304,7 @@ def test_variants(cli, tmp_path, options, capsys):
     (folder,) = tmp_path.iterdir()
     pictures = {"learning_curve", "training_strip", "reconstructions", "samples"}
     config = json.loads((folder / "config.json").read_text())
-    if config["dataset"] == "digits" and config["latent_dim"] == 2:
+    if (config["dataset"], config["latent_dim"], config["posterior"]) == ("digits", 2, "gaussian"):
         pictures |= {"manifold"}
     check_left_behind(folder, 20, pictures)
     reports = rows(folder)
@@ -490,6 +507,16 @@ def changed(path, before):
 
 TWO_GAUSSIANS = ("--dataset", "two_gaussians")
 REFUSED = {
+    "the score left in a KL in closed form": (
+        ("--estimator", "sticking_the_landing"),
+        ["--estimator sticking_the_landing of the ELBO needs --kl sampled; got analytic"],
+    ),
+    "a linear model of coins": (
+        ("--model", "linear", "--posterior", "bernoulli"),
+        ["--model linear has a Gaussian posterior; got --posterior bernoulli"],
+    ),
+    "categories of a Gaussian": (("--num-categories", "3"), ["--num-categories belongs to --posterior categorical"]),
+    "coins under the pathwise gradient": (("--posterior", "bernoulli"), ["q = BernoulliLogits has none. Use"]),
     "unknown dataset": (("--dataset", "mnit"), ["'mnit'", "'mnist'", "digits"]),
     "no latents": (("--latent-dim", "0"), ["--latent-dim must be at least 1; got 0"]),
     "no samples": (("--num-samples", "0"), ["--num-samples must be at least 1; got 0"]),

@@ -65,6 +65,37 @@ class NNXDecoder(nnx.Module):
         return self.dense(z).reshape(-1, 4, 4, 1)
 
 
+@pytest.mark.parametrize("build", [models.mlp_vae, models.conv_vae])
+@pytest.mark.parametrize("posterior", ["bernoulli", distributions.categorical(4)], ids=["bernoulli", "categorical"])
+def test_discrete_codes(build, posterior):
+    vae = build((8, 8), 3, posterior=posterior)
+    params, x = vae.init(jax.random.key(0)), jnp.ones((2, 5, 8, 8))
+    q, prior = vae.encode(params, x), vae.prior(params)
+    z = distributions.sample(q, jax.random.key(1))
+    assert (q.batch_shape, q.event_shape, z.shape, z.dtype) == ((2, 5), (3,), (2, 5, 3), jnp.int32)
+    p = vae.decode(params, z)
+    assert (p.batch_shape, p.event_shape) == ((2, 5), (8, 8))
+    np.testing.assert_array_equal(p.mean, vae.decode(params, z.astype(jnp.float32)).mean)
+    states = 2 if posterior == "bernoulli" else 4
+    np.testing.assert_allclose(distributions.log_prob(prior, z), -3 * np.log(states), rtol=1e-6)
+
+
+def test_a_decoder_sees_categories_one_hot():
+    decoder = networks.mlp(2 * 3, (), 5)
+    vae = models.make_vae(
+        networks.mlp(5, (), 2 * 3),
+        decoder,
+        data_shape=(5,),
+        latent_dim=2,
+        likelihood="gaussian_fixed_std",
+        posterior=distributions.categorical(3),
+    )
+    params = vae.init(jax.random.key(0))
+    one_hot = jnp.array([[0.0, 1.0, 0.0, 1.0, 0.0, 0.0]])
+    expected = decoder.apply(params["decoder"]["network"], one_hot)
+    np.testing.assert_array_equal(vae.decode(params, jnp.array([[1, 0]])).mean, expected)
+
+
 def test_a_users_own_networks_and_head():
     laplace = distributions.Head(1, lambda key, shape: {}, lambda params, mean: dist.Laplace(mean, jnp.ones_like(mean)))
     vae = models.make_vae(

@@ -10,27 +10,37 @@
 """
 
 from vaejax import (
+    baselines,
     checkpoints,
     data,
     distributions,
     estimators,
     evaluation,
+    families,
+    laboratory,
     models,
+    monte_carlo,
     networks,
     objectives,
+    reparameterization,
     training,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "baselines",
     "checkpoints",
     "data",
     "distributions",
     "estimators",
     "evaluation",
+    "families",
+    "laboratory",
     "models",
+    "monte_carlo",
     "networks",
     "objectives",
+    "reparameterization",
     "training",
 ]

@@ -16,10 +16,19 @@ from jaxtyping import Array, ArrayLike, Float, Key
 from numpyro.distributions.kl import kl_divergence as numpyro_kl_divergence
 
 from vaejax import data
+from vaejax.families import Erlang as Erlang
+from vaejax.families import F as F
+from vaejax.families import Rayleigh as Rayleigh
+from vaejax.families import Triangular as Triangular
 
 Params = dict[str, Any]
 
 LOG_STD_BOUND = 8.0
+
+
+def standard_normal(event_shape: tuple[int, ...], dtype: Any) -> dist.Distribution:
+    """The prior N(0, I)."""
+    return dist.Normal(jnp.zeros(event_shape, dtype), jnp.ones(event_shape, dtype))
 
 
 class Head(NamedTuple):
@@ -30,11 +39,15 @@ class Head(NamedTuple):
         init: `(key, event_shape) -> params`, the head's own parameters, `{}` for most.
         apply: `(params, *outputs) -> distribution`, each output of shape (*batch, *event). The axes of the event may
             be left as batch axes of the distribution: the model declares them with `to_event`.
+        prior: `(event_shape, dtype) -> distribution`, what goes with a posterior of this kind as p(z).
+        num_categories: for a categorical head, how many; a decoder then sees its codes one-hot.
     """
 
     num_outputs: int
     init: Callable[..., Params]
     apply: Callable[..., dist.Distribution]
+    prior: Callable[[tuple[int, ...], Any], dist.Distribution] = standard_normal
+    num_categories: int | None = None
 
 
 def bounded_log_std(raw: Float[Array, "*shape"], bound: float = LOG_STD_BOUND) -> Float[Array, "*shape"]:
@@ -55,7 +68,32 @@ def bernoulli() -> Head:
     >>> log_prob(bernoulli().apply({}, jnp.array([1e4, -1e4])), jnp.array([1.0, 1.0])).tolist()
     [-0.0, -10000.0]
     """
-    return Head(1, _no_params, lambda params, logits: dist.BernoulliLogits(logits))
+
+    def fair_coins(event_shape: tuple[int, ...], dtype: Any) -> dist.Distribution:
+        return dist.BernoulliLogits(jnp.zeros(event_shape, dtype))
+
+    return Head(1, _no_params, lambda params, logits: dist.BernoulliLogits(logits), fair_coins)
+
+
+def categorical(num_categories: int = 10) -> Head:
+    """Categorical with the network's outputs as its logits; a code is a whole number below `num_categories`.
+
+    Args:
+        num_categories: of each number in the code.
+
+    Raises:
+        ValueError: if it is not an integer of at least 2.
+    """
+    if isinstance(num_categories, bool) or not isinstance(num_categories, int) or num_categories < 2:
+        raise ValueError(f"num_categories must be an integer of at least 2; got {num_categories!r}")
+
+    def uniform(event_shape: tuple[int, ...], dtype: Any) -> dist.Distribution:
+        return dist.CategoricalLogits(jnp.zeros((*event_shape, num_categories), dtype))
+
+    def apply(params: Params, *logits: Float[Array, "*shape"]) -> dist.Distribution:
+        return dist.CategoricalLogits(jnp.stack(logits, axis=-1))
+
+    return Head(num_categories, _no_params, apply, uniform, num_categories)
 
 
 def gaussian() -> Head:
@@ -120,6 +158,36 @@ def likelihood_head(likelihood: str | Head) -> Head:
     return LIKELIHOODS[likelihood]()
 
 
+POSTERIORS: dict[str, Callable[[], Head]] = {
+    "gaussian": gaussian,
+    "bernoulli": bernoulli,
+    "categorical": categorical,
+}
+
+
+def posterior_head(posterior: str | Head) -> Head:
+    """The head of a posterior given by name, or the head itself.
+
+    Args:
+        posterior: "gaussian" (diagonal covariance), "bernoulli", "categorical" (of 10 categories; for another number
+            pass `categorical(num_categories)`), or a `Head`.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    if isinstance(posterior, Head):
+        return posterior
+    if posterior not in POSTERIORS:
+        raise ValueError(f"posterior must be one of {sorted(POSTERIORS)} or a distributions.Head; got {posterior!r}")
+    return POSTERIORS[posterior]()
+
+
+def sample(distribution: dist.Distribution, key: Key[Array, ""]) -> Array:
+    """One sample, (*batch, *event)."""
+    with jax.numpy_dtype_promotion("standard"):  # numpyro 0.22 makes numbers of the booleans of a Bernoulli
+        return jnp.asarray(distribution.sample(key))
+
+
 def log_prob(distribution: dist.Distribution, value: ArrayLike) -> Array:
     """Log density of `value` in nats, summed over event axes: (*batch,)."""
     # numpyro 0.22 broadcasts a prior of batch shape () over the batch, and its Bernoulli mixes bool with float.
@@ -133,6 +201,9 @@ def kl_divergence(q: dist.Distribution, p: dist.Distribution) -> Array:
     Raises:
         ValueError: if numpyro knows no closed form for the pair.
     """
+    if _is_finite(q) and type(without_wrappers(q)) is type(without_wrappers(p)):
+        prior = without_wrappers(p)
+        return _mean_over_states(q, lambda base, states: log_prob(base, states) - log_prob(prior, states))
     try:
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
             return numpyro_kl_divergence(q, p)
@@ -149,6 +220,8 @@ def entropy(q: dist.Distribution) -> Array:
     Raises:
         ValueError: if numpyro knows no closed form.
     """
+    if _is_finite(q):
+        return -_mean_over_states(q, lambda base, states: log_prob(base, states))
     try:
         return q.entropy()
     except NotImplementedError:
@@ -185,6 +258,21 @@ def check_support(p: dist.Distribution, x: Array) -> None:
         raise ValueError(_unsupported(p, x))
 
 
+def _is_finite(q: dist.Distribution) -> bool:
+    return isinstance(without_wrappers(q), dist.BernoulliLogits | dist.CategoricalLogits)
+
+
+def _mean_over_states(q: dist.Distribution, function: Callable[[dist.Distribution, Array], Array]) -> Array:
+    """E_q[function] for each coordinate of a finite q, summed over event axes.
+
+    Of KL and entropy, numpyro 0.22 lacks the one in terms of logits, and has NaN for the other at logits of 1e4.
+    """
+    base = without_wrappers(q)
+    states = base.enumerate_support(expand=False).reshape(-1, *[1] * len(base.batch_shape))
+    means = jnp.exp(log_prob(base, states)) * function(base, states)
+    return means.sum(axis=(0, *range(len(q.batch_shape) + 1, means.ndim)))
+
+
 def _in_support(p: dist.Distribution, x: Array) -> Array:
     if p.support is None:  # of a user's own family that does not say
         return jnp.asarray(True)
@@ -208,11 +296,25 @@ def _unsupported(p: dist.Distribution, x: Array) -> str:
     )
 
 
-def name_of(distribution: dist.Distribution) -> str:
-    """The family's name for a message, without the wrappers that only declare axes."""
+def center(q: dist.Distribution) -> Array:
+    """What stands for q where one code is wanted: its mean, or the most probable categories, whose mean is none."""
+    base = without_wrappers(q)
+    if isinstance(base, dist.CategoricalLogits):
+        logits = jnp.asarray(base.logits)
+        return logits.argmax(axis=-1).astype(logits.dtype)
+    return jnp.asarray(q.mean)
+
+
+def without_wrappers(distribution: dist.Distribution) -> dist.Distribution:
+    """The distribution without the wrappers that only declare axes."""
     while isinstance(distribution, dist.Independent | dist.ExpandedDistribution):
         distribution = distribution.base_dist
-    return type(distribution).__name__
+    return distribution
+
+
+def name_of(distribution: dist.Distribution) -> str:
+    """The family's name for a message."""
+    return type(without_wrappers(distribution)).__name__
 
 
 def _no_params(key: Key[Array, ""], event_shape: tuple[int, ...]) -> Params:

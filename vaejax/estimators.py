@@ -1,74 +1,66 @@
 """How the gradient of an expectation under q is estimated: a strategy, passed as a value.
 
-Every estimator is a function of one signature,
+Every estimator is a function of one signature, `monte_carlo.EstimateFunction`: the value of its bound is the same for
+all estimators that draw the same samples, and its `jax.grad` is the estimate. To that end the terms that only exist
+for their gradient are added as `value + (s - stop_gradient(s))`: the bracket is an exact zero, so the value keeps every
+digit.
 
-    estimate(key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None) -> Estimate
-
-where `integrand(z, q) -> (log_w, terms)` is what stands inside the expectation for one sample of the whole batch, and
-`reduce` says how the log-weights (K, *batch) become a bound. The value of the bound is the same for all estimators that
-draw the same samples; its `jax.grad` is the estimator. To that end the terms that only exist for their gradient are
-added as `value + (s - stop_gradient(s))`: the bracket is an exact zero, so the value keeps every digit.
+In the equations below f is what stands inside the expectation, params are the parameters of q(z) and of f(z), and
+"grad f(z)" is the derivative of f in its parameters at fixed z.
 """
 
-import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+import logging
 
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import lax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array
 
-from vaejax import distributions
+from vaejax import distributions, reparameterization
+from vaejax.baselines import BASELINES, Baseline
+from vaejax.chosen_points import enumerate_support, measure_valued
+from vaejax.expectations import ControlVariate, delta_method, expectation, per_sample_gradients
+from vaejax.monte_carlo import (
+    Estimate,
+    EstimateFunction,
+    Estimator,
+    Integrand,
+    Reduction,
+    as_estimator,
+    bounds_with_replaced,
+    log_mean_exp_reduction,
+    mean_reduction,
+    over_samples,
+    with_baseline,
+    with_gradient_of,
+)
 
-Integrand = Callable[[Array, dist.Distribution], tuple[Array, Any]]
+__all__ = [
+    "ControlVariate",
+    "Estimate",
+    "EstimateFunction",
+    "Estimator",
+    "Integrand",
+    "Reduction",
+    "as_estimator",
+    "delta_method",
+    "doubly_reparameterized",
+    "enumerate_support",
+    "expectation",
+    "log_mean_exp_reduction",
+    "mean_reduction",
+    "measure_valued",
+    "over_samples",
+    "pathwise",
+    "per_sample_gradients",
+    "score_function",
+    "sticking_the_landing",
+    "vimco",
+    "with_baseline",
+]
 
-
-class Reduction(NamedTuple):
-    """How the log-weights of K samples become a bound. All functions shift with their argument: f(l + c) = f(l) + c.
-
-    Attributes:
-        bound: (K, *batch) -> (*batch,).
-        leave_one_out: (K, *batch) -> (K, *batch); entry k is the bound of the other K - 1 samples.
-        credit: (K, *batch) -> (K, *batch); entry k is the part of the bound that sample k can have changed, the reward
-            of the score function without a leave-one-out baseline. For a mean that is its own term, l_k / K; for a
-            log-mean-exp it is all of it.
-    """
-
-    bound: Callable[[Array], Array]
-    leave_one_out: Callable[[Array], Array]
-    credit: Callable[[Array], Array]
-
-
-class Estimate(NamedTuple):
-    """What an estimator returns.
-
-    Attributes:
-        bound: (*batch,), nats; its gradient is the estimator.
-        terms: what the integrand returned beside the log-weight, stacked over samples: leaves (K, *batch, ...).
-    """
-
-    bound: Array
-    terms: Any
-
-
-@runtime_checkable
-class Estimator(Protocol):
-    """The signature that all estimators share; see the head of this module."""
-
-    def __call__(
-        self,
-        key: Key[Array, ""],
-        q: dist.Distribution,
-        integrand: Integrand,
-        num_samples: int,
-        reduce: Reduction,
-        baseline: Array | None = None,
-        chunk_size: int | None = None,
-    ) -> Estimate:
-        """The bound and the integrand's terms."""
-        ...
+_LOG = logging.getLogger(__name__)
 
 
 def pathwise() -> Estimator:
@@ -87,144 +79,182 @@ def pathwise() -> Estimator:
 
     def estimate(key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None) -> Estimate:
         del baseline
-        if not q.has_rsample:
-            raise ValueError(
-                "pathwise() needs samples that are a differentiable function of q's parameters; q = "
-                f"{distributions.name_of(q)} has none. Use estimators.score_function(baseline='leave_one_out')"
-            )
-
-        def sample_term(key):
-            return integrand(q.rsample(key), q)
-
-        log_w, terms = over_samples(sample_term, key, num_samples, chunk_size)
+        _check_reparameterized("pathwise()", q, "estimators.score_function(baseline='leave_one_out')")
+        log_w, terms = over_samples(lambda key: integrand(q.rsample(key), q), key, num_samples, chunk_size)
         return Estimate(reduce.bound(log_w), terms)
 
-    return estimate
+    return Estimator(estimate)
 
 
-def score_function(baseline: str | None = None) -> Estimator:
+def sticking_the_landing() -> Estimator:
+    """Pathwise gradient without the score of q, whose mean is zero: the gradient of log q(z) flows through z alone.
+
+        grad E_q[f(z) - log q(z)] = E_eps[grad (f(z) - log q_detached(z))],  z = g(eps, params)
+
+    At the exact posterior f - log q is the same number for every z, and so the gradient of the encoder is zero for each
+    sample. It needs the KL sampled: in closed form nothing is left to drop. For a bound that is not linear in the
+    log-weights the dropped term has a mean, so of the importance-weighted bound with K > 1 this is a *biased* estimate
+    (Tucker et al. 2019), of which a warning is logged: `doubly_reparameterized` is the unbiased one.
+
+    Returns:
+        An estimator. Called with a q that cannot be reparameterized it raises a ValueError that names one that can.
+
+    Source: Roeder, Wu & Duvenaud 2017, "Sticking the landing".
+    """
+
+    def estimate(key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None) -> Estimate:
+        del baseline
+        _check_reparameterized("sticking_the_landing()", q, "estimators.score_function(baseline='leave_one_out')")
+        if num_samples > 1 and not reduce.linear:
+            _LOG.warning(
+                "sticking_the_landing() is biased for the importance-weighted bound of K = %d > 1 samples; "
+                "estimators.doubly_reparameterized() is its unbiased form",
+                num_samples,
+            )
+        detached = lax.stop_gradient(q)
+        log_w, terms = over_samples(lambda key: integrand(q.rsample(key), detached), key, num_samples, chunk_size)
+        return Estimate(reduce.bound(log_w), terms)
+
+    return Estimator(estimate, detaches_q=True)
+
+
+def doubly_reparameterized() -> Estimator:
+    """Pathwise gradient of a bound of K samples in which the score of q is reparameterized a second time.
+
+        grad bound(l_1, ..., l_K) = E_eps[sum_k (b_k - b_kk) dl_k/dz_k grad z_k + b_k grad l_k(z_k)]
+
+    with b_k and b_kk the first and second derivatives of the bound in l_k, and the gradient of l_k at fixed z without
+    that of log q. For the importance-weighted bound b_k - b_kk is the square of the normalized weight, for the ELBO
+    1 / K, where this is `sticking_the_landing`. The signal-to-noise ratio of the encoder's gradient grows with K, where
+    that of `pathwise` falls.
+
+    Returns:
+        An estimator. Called with a q that cannot be reparameterized it raises a ValueError that names one that can.
+
+    Source: Tucker, Lawson, Gu & Maddison 2019, "Doubly reparameterized gradient estimators for Monte Carlo objectives".
+    """
+
+    def estimate(key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None) -> Estimate:
+        del baseline
+        _check_reparameterized("doubly_reparameterized()", q, "estimators.vimco()")
+        detached = lax.stop_gradient(q)
+
+        def sample_term(key):
+            z = q.rsample(key)
+            # The examples of a batch do not see each other, so that one pull-back gives the derivative of each.
+            log_w, pull_back, terms = jax.vjp(lambda z: integrand(z, detached), lax.stop_gradient(z), has_aux=True)
+            (slope,) = pull_back(jnp.ones_like(log_w))
+            path = (lax.stop_gradient(slope) * z).reshape(*log_w.shape, -1).sum(axis=-1)
+            return log_w, terms, path
+
+        log_w, terms, path = over_samples(sample_term, key, num_samples, chunk_size)
+        weights = lax.stop_gradient(reduce.path_weights(log_w))
+        return Estimate(with_gradient_of(reduce.bound(log_w), (weights * path).sum(axis=0)), terms)
+
+    return Estimator(estimate, detaches_q=True)
+
+
+def score_function(baseline: str | Baseline | None = None) -> Estimator:
     """Score-function gradient, or REINFORCE: the samples are held fixed and their log-probability is reweighted.
 
         grad E_q[f(z)] = E_q[(f(z) - b) grad log q(z) + grad f(z)]
 
-    The last term is the direct dependence of f on the parameters, at fixed z. Serves discrete and continuous q, needs
-    no derivative of f in z, and pays with variance. A bound of K samples that does not split into a sum over them, such
-    as the importance-weighted one, is credited whole to each sample.
+    Serves discrete and continuous q, needs no derivative of f in z, and pays with variance. A bound of K samples that
+    does not split into a sum over them, such as the importance-weighted one, is credited whole to each sample. It
+    assumes that gradient and integral can be interchanged, and so that the support of q does not move.
 
     Args:
-        baseline: None, or "leave_one_out": for each sample, the bound of the other K - 1, which does not depend on it
-            and so leaves the gradient unbiased (Mnih & Rezende 2016; Kool et al. 2019). Needs K >= 2.
+        baseline: b, which must not depend on the sample: None; "leave_one_out", the bound of the other K - 1 samples,
+            which needs K >= 2 (Mnih & Rezende 2016; Kool et al. 2019); "moving_average" or "nvil" or a
+            `baselines.Baseline`, trained along with parameters in `params["baseline"]` (see `with_baseline`).
 
     Returns:
-        An estimator. Called with leave-one-out and K = 1 it raises a ValueError. A per-example array given to the
-        estimator itself as `baseline` is subtracted from the reward where the leave-one-out baseline is not asked for.
+        An estimator. It raises a ValueError where the support of q moves with its parameters, and with leave-one-out
+        and K = 1. A per-example array that is given to the estimator itself as `baseline` is subtracted from the
+        reward, where leave-one-out is not asked for, and gets the gradient of half its squared distance to the bound.
 
     Raises:
         ValueError: if the baseline is unknown.
 
-    Source: Williams 1992, "Simple statistical gradient-following algorithms"; Mohamed et al. 2020, section 4.
+    Source: Williams 1992, "Simple statistical gradient-following algorithms"; Mohamed et al. 2020, "Monte Carlo
+    gradient estimation in machine learning", section 4.
     """
-    if baseline not in (None, "leave_one_out"):
-        raise ValueError(f"baseline must be None or 'leave_one_out'; got {baseline!r}")
-
     leave_one_out = baseline == "leave_one_out"
+    if isinstance(baseline, str) and not leave_one_out:
+        if baseline not in BASELINES:
+            known = ", ".join(map(repr, ("leave_one_out", *BASELINES)))
+            raise ValueError(f"baseline must be None, {known} or a baselines.Baseline; got {baseline!r}")
+        baseline = BASELINES[baseline]()
+    trained = baseline if isinstance(baseline, Baseline) else None
 
     def estimate(key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None) -> Estimate:
-        if leave_one_out and num_samples < 2:
-            raise ValueError(
-                f"a leave-one-out baseline needs num_samples >= 2, for there is no other sample; got {num_samples}. "
-                "Raise num_samples, or use score_function() or pathwise()"
-            )
-
-        def sample_term(key):
-            z = lax.stop_gradient(q.sample(key))
-            return *integrand(z, q), distributions.log_prob(q, z)
-
-        log_w, terms, log_q = over_samples(sample_term, key, num_samples, chunk_size)
         if leave_one_out:
-            reward = reduce.bound(log_w)[None] - reduce.leave_one_out(log_w)
+            _check_others("a leave-one-out baseline", num_samples, "score_function() or pathwise()")
+        log_w, terms, log_q = _scored_samples(key, q, integrand, num_samples, chunk_size)
+        bound = reduce.bound(log_w)
+        if leave_one_out:
+            reward = bound[None] - reduce.leave_one_out(log_w)
+        elif baseline is None:
+            reward = reduce.credit(log_w)
         else:
-            reward = reduce.credit(log_w if baseline is None else log_w - baseline[None])
+            reward = reduce.credit(log_w - baseline[None])
+            bound = with_gradient_of(bound, -0.5 * (lax.stop_gradient(bound) - baseline) ** 2)
+        return Estimate(with_gradient_of(bound, (lax.stop_gradient(reward) * log_q).sum(axis=0)), terms)
+
+    return Estimator(estimate, trained)
+
+
+def vimco() -> Estimator:
+    """Score function of a bound of K samples, each with the others as its baseline: in its place, their mean.
+
+        grad bound(l_1, ..., l_K) = E_q[sum_k (bound(l) - bound(l with l_k = mean of the others)) grad log q(z_k)
+                                        + grad bound(l(z))]
+
+    The mean of the log-weights is the paper's geometric mean of the weights. `score_function(baseline="leave_one_out")`
+    leaves the k-th out instead, which is the paper's arithmetic mean. For the ELBO the two are the same.
+
+    Returns:
+        An estimator. Called with K = 1 it raises a ValueError.
+
+    Source: Mnih & Rezende 2016, "Variational inference for Monte Carlo objectives", section 2.5.
+    """
+
+    def estimate(key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None) -> Estimate:
+        del baseline
+        _check_others("vimco()", num_samples, "score_function()")
+        log_w, terms, log_q = _scored_samples(key, q, integrand, num_samples, chunk_size)
+        others = (log_w.sum(axis=0, keepdims=True) - log_w) / (num_samples - 1)
+        reward = reduce.bound(log_w)[None] - bounds_with_replaced(reduce, log_w, others)
         surrogate = (lax.stop_gradient(reward) * log_q).sum(axis=0)
-        return Estimate(_with_gradient_of(reduce.bound(log_w), surrogate), terms)
+        return Estimate(with_gradient_of(reduce.bound(log_w), surrogate), terms)
 
-    return estimate
-
-
-def over_samples(
-    sample_term: Callable[[Key[Array, ""]], Any], key: Key[Array, ""], num_samples: int, chunk_size: int | None = None
-) -> Any:
-    """Evaluate `sample_term(key_k)` for K keys made from `key`, and stack the results on a new first axis.
-
-    Args:
-        sample_term: a function of one key.
-        key: consumed; sample k has a key of its own, whatever K and the chunks.
-        num_samples: K.
-        chunk_size: how many are evaluated at once; the rest waits, and nothing of a chunk is kept for the backward pass
-            (it is computed anew). Memory is then that of `chunk_size` samples, whatever K. None: all at once.
-
-    Raises:
-        ValueError: if num_samples or chunk_size is not a positive integer.
-    """
-    check_count("num_samples", num_samples)
-    if chunk_size is not None:
-        check_count("chunk_size", chunk_size)
-    # The split consumes the key, so that jax_debug_key_reuse notices where a caller uses it again.
-    (key,) = jax.random.split(key, 1)
-    indices = jnp.arange(num_samples)
-
-    def indexed_term(index: Array) -> Any:
-        return sample_term(jax.random.fold_in(key, index))
-
-    if chunk_size is None or chunk_size >= num_samples:
-        return jax.vmap(indexed_term)(indices)
-    return lax.map(jax.checkpoint(indexed_term), indices, batch_size=chunk_size)
+    return Estimator(estimate)
 
 
-def check_count(name: str, number: int) -> None:
-    """Refuse a number of samples, or of anything done at once, that is not a positive integer.
+def _scored_samples(
+    key: Array, q: dist.Distribution, integrand: Integrand, num_samples: int, chunk_size: int | None
+) -> tuple[Array, object, Array]:
+    """The log-weights (K, *batch), the terms and log q of K samples that are held fixed."""
+    reparameterization.check_fixed_support(q)
 
-    Raises:
-        ValueError: naming the argument and what came.
-    """
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ValueError(f"{name} must be an integer of at least 1; got {number!r}")
+    def sample_term(key):
+        z = lax.stop_gradient(distributions.sample(q, key))
+        return *integrand(z, q), distributions.log_prob(q, z)
 
-
-def mean_reduction() -> Reduction:
-    """The mean over samples: the ELBO."""
-
-    def leave_one_out(log_w: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
-        return (log_w.sum(axis=0, keepdims=True) - log_w) / (log_w.shape[0] - 1)
-
-    return Reduction(
-        bound=lambda log_w: log_w.mean(axis=0),
-        leave_one_out=leave_one_out,
-        credit=lambda log_w: log_w / log_w.shape[0],
-    )
+    return over_samples(sample_term, key, num_samples, chunk_size)
 
 
-def log_mean_exp_reduction() -> Reduction:
-    """The log of the mean weight, log (1/K) sum_k exp(l_k): the importance-weighted bound (Burda et al. 2015)."""
-
-    def bound(log_w: Float[Array, "K ..."]) -> Float[Array, "..."]:
-        return jax.nn.logsumexp(log_w, axis=0) - math.log(log_w.shape[0])
-
-    def leave_one_out(log_w: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
-        # From both ends, so that the largest weight is never subtracted from a sum that it dominates.
-        nothing = jnp.full_like(log_w[:1], -jnp.inf)
-        before = lax.associative_scan(jnp.logaddexp, log_w[:-1], axis=0)
-        after = lax.associative_scan(jnp.logaddexp, log_w[1:], axis=0, reverse=True)
-        others = jnp.logaddexp(jnp.concatenate([nothing, before]), jnp.concatenate([after, nothing]))
-        return others - math.log(log_w.shape[0] - 1)
-
-    return Reduction(
-        bound=bound,
-        leave_one_out=leave_one_out,
-        credit=lambda log_w: jnp.broadcast_to(bound(log_w)[None], log_w.shape),
-    )
+def _check_reparameterized(name: str, q: dist.Distribution, instead: str) -> None:
+    if not q.has_rsample:
+        raise ValueError(
+            f"{name} needs samples that are a differentiable function of q's parameters; q = "
+            f"{distributions.name_of(q)} has none. Use {instead}"
+        )
 
 
-def _with_gradient_of(value: Array, surrogate: Array) -> Array:
-    """`value`, to the last bit, with the gradient of `surrogate` added to its own."""
-    return value + (surrogate - lax.stop_gradient(surrogate))
+def _check_others(name: str, num_samples: int, instead: str) -> None:
+    if num_samples < 2:
+        raise ValueError(
+            f"{name} needs num_samples >= 2, for there is no other sample; got {num_samples}. Raise num_samples, or "
+            f"use {instead}"
+        )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
-from vaejax import distributions, estimators, models, objectives
+from vaejax import distributions, models, monte_carlo, objectives
 from vaejax.distributions import Params
 from vaejax.models import VAE
 
@@ -165,13 +165,13 @@ def active_units(
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def posterior_means(vae: VAE, params: Params, x: Array, batch_size: int = 1000) -> Float[Array, "n latent_dim"]:
-    """E_q[z] of each example of x (n, *data_shape), `batch_size` of them at once."""
-    return _map_in_batches(lambda example: vae.encode(params, example).mean, x, batch_size)
+    """E_q[z] of each example of x (n, *data_shape), `batch_size` of them at once; of categories, the most probable."""
+    return _map_in_batches(lambda example: distributions.center(vae.encode(params, example)), x, batch_size)
 
 
 def _summarized(vae, params, key, x, num_samples, chunk_size, batch_size, summarize) -> tuple[Array, ...]:
     for name, number in (("num_samples", num_samples), ("chunk_size", chunk_size), ("batch_size", batch_size)):
-        estimators.check_count(name, number)
+        monte_carlo.check_count(name, number)
     models.check_data(vae, params, x)
     return _importance_sample(vae, num_samples, chunk_size, batch_size, summarize, params, key, jnp.asarray(x))
 
@@ -188,12 +188,12 @@ def _importance_sample(vae, num_samples, chunk_size, batch_size, summarize, para
         q = vae.encode(params, x)
 
         def sample_term(key):
-            z = q.sample(key)
+            z = distributions.sample(q, key)
             reconstruction = distributions.data_log_prob(vae.decode(params, z), x)
             return reconstruction, distributions.log_prob(q, z) - distributions.log_prob(prior, z)
 
         example_key = jax.random.fold_in(key, index)
-        return summarize(*estimators.over_samples(sample_term, example_key, num_samples, chunk_size))
+        return summarize(*monte_carlo.over_samples(sample_term, example_key, num_samples, chunk_size))
 
     result = _map_in_batches(one_example, (jnp.arange(x.shape[0]), x), batch_size)
     return jax.tree.map(lambda leaf: leaf.reshape(batch_shape), result)

@@ -8,11 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
+from jax.ad_checkpoint import checkpoint_name
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from vaejax import distributions, networks
 from vaejax.distributions import Head, Params
+
+# Codes that enter a decoder bear this name and their size in the program, so that decoder evaluations can be counted.
+CODE = "vaejax_code_"
 
 
 class VAE(NamedTuple):
@@ -38,14 +42,18 @@ def make_vae(
     data_shape: Sequence[int],
     latent_dim: int,
     likelihood: str | Head = "bernoulli",
-    posterior: Head | None = None,
+    posterior: str | Head = "gaussian",
 ) -> VAE:
-    """A VAE with a standard normal prior from any encoder and decoder network.
+    """A VAE from any encoder and decoder network.
 
     The networks see exactly one batch axis. The encoder's output is, for the Gaussian posterior, the means and then the
-    unbounded log standard deviations, as one array (n, 2 * latent_dim) or a pair of (n, latent_dim). The decoder's is
+    unbounded log standard deviations, as one array (n, 2 * latent_dim) or a pair of (n, latent_dim); for the Bernoulli
+    one the logits, for a categorical one the logits of the first category, of the second and so on. The decoder's is
     what the likelihood's head wants: one array with `num_outputs * prod(data_shape)` numbers an example, the arrays
-    one after another, or a tuple of `num_outputs` arrays.
+    one after another, or a tuple of `num_outputs` arrays. The decoder sees categorical codes one-hot, as
+    (n, latent_dim * num_categories).
+
+    The prior is the plainest of the posterior's family: standard normal, fair coins, all categories alike.
 
     Args:
         encoder: a pure `(init, apply)` pair, a Linen module, an NNX module or a function that builds one from
@@ -54,7 +62,8 @@ def make_vae(
         data_shape: shape of one example.
         latent_dim: numbers in one code.
         likelihood: a name of `distributions.LIKELIHOODS` or a `distributions.Head` of your own.
-        posterior: the head of q(z|x); by default a Gaussian with diagonal covariance.
+        posterior: of q(z|x): a name of `distributions.POSTERIORS` ("gaussian" with diagonal covariance, "bernoulli",
+            "categorical") or a `distributions.Head`, such as `distributions.categorical(num_categories=4)`.
 
     Returns:
         The model. Its `init` is jitted; its other functions are plain, for the caller to jit.
@@ -71,8 +80,9 @@ def make_vae(
     data_shape = _checked_shape("data_shape", data_shape)
     (latent_dim,) = latent_shape = _checked_shape("latent_dim", (latent_dim,))
     encoder = networks.as_network(encoder, data_shape)
-    decoder = networks.as_network(decoder, latent_shape)
-    posterior = distributions.gaussian() if posterior is None else posterior
+    posterior = distributions.posterior_head(posterior)
+    input_shape = (latent_dim * (posterior.num_categories or 1),)
+    decoder = networks.as_network(decoder, input_shape)
     likelihood = distributions.likelihood_head(likelihood)
 
     @jax.jit
@@ -92,11 +102,17 @@ def make_vae(
         z = jnp.asarray(z)
         if z.shape[-1:] != latent_shape:
             raise ValueError(f"expected codes of shape (*batch, {latent_dim}); came {z.shape}")
-        return _apply("decoder", decoder, likelihood, params["decoder"], z, latent_shape, data_shape)
+        dtype = _params_dtype(params)
+        if posterior.num_categories is not None:
+            codes = jax.nn.one_hot(z.astype(jnp.int32), posterior.num_categories, dtype=dtype)
+            z = codes.reshape(*z.shape[:-1], *input_shape)
+        elif not jnp.issubdtype(z.dtype, jnp.floating):
+            z = z.astype(dtype)
+        codes = checkpoint_name(z, f"{CODE}{input_shape[0]}")
+        return _apply("decoder", decoder, likelihood, params["decoder"], codes, input_shape, data_shape)
 
     def prior(params: Params) -> dist.Distribution:
-        dtype = _params_dtype(params)
-        return dist.Normal(jnp.zeros(latent_shape, dtype), jnp.ones(latent_shape, dtype)).to_event(1)
+        return posterior.prior(latent_shape, _params_dtype(params)).to_event(1)
 
     return VAE(init, encode, decode, prior)
 
@@ -107,6 +123,7 @@ def mlp_vae(
     hidden_sizes: Sequence[int] = (500,),
     likelihood: str | Head = "bernoulli",
     activation: str | networks.Activation = "tanh",
+    posterior: str | Head = "gaussian",
 ) -> VAE:
     """A VAE with multilayer perceptrons for encoder and decoder (Kingma & Welling 2014, appendix C).
 
@@ -116,6 +133,7 @@ def mlp_vae(
         hidden_sizes: units of each hidden layer of the encoder; the decoder has them in the opposite order.
         likelihood: as in `make_vae`.
         activation: a name of `networks.ACTIVATIONS` or a function.
+        posterior: as in `make_vae`.
 
     Raises:
         ValueError: as `make_vae`.
@@ -128,12 +146,15 @@ def mlp_vae(
     data_size = math.prod(_checked_shape("data_shape", data_shape))
     _checked_shape("latent_dim", (latent_dim,))
     head = distributions.likelihood_head(likelihood)
+    posterior = distributions.posterior_head(posterior)
+    code_size = latent_dim * (posterior.num_categories or 1)
     return make_vae(
-        networks.mlp(data_size, hidden_sizes, 2 * latent_dim, activation),
-        networks.mlp(latent_dim, tuple(reversed(hidden_sizes)), head.num_outputs * data_size, activation),
+        networks.mlp(data_size, hidden_sizes, posterior.num_outputs * latent_dim, activation),
+        networks.mlp(code_size, tuple(reversed(hidden_sizes)), head.num_outputs * data_size, activation),
         data_shape=data_shape,
         latent_dim=latent_dim,
         likelihood=head,
+        posterior=posterior,
     )
 
 
@@ -144,6 +165,7 @@ def conv_vae(
     hidden_size: int = 256,
     likelihood: str | Head = "bernoulli",
     activation: str | networks.Activation = "relu",
+    posterior: str | Head = "gaussian",
 ) -> VAE:
     """A VAE with strided convolutions in the encoder and their mirror image in the decoder.
 
@@ -154,6 +176,7 @@ def conv_vae(
         hidden_size: units of the dense layer between the convolutions and the code.
         likelihood: as in `make_vae`.
         activation: a name of `networks.ACTIVATIONS` or a function.
+        posterior: as in `make_vae`.
 
     Raises:
         ValueError: if data_shape has not two or three axes; and as `make_vae`.
@@ -171,12 +194,15 @@ def conv_vae(
     height, width, depth = (*data_shape, 1)[:3]
     image_shape = (height, width, depth)
     head = distributions.likelihood_head(likelihood)
+    posterior = distributions.posterior_head(posterior)
+    code_size = latent_dim * (posterior.num_categories or 1)
     return make_vae(
-        networks.conv_encoder(image_shape, channels, hidden_size, 2 * latent_dim, activation),
-        networks.conv_decoder(latent_dim, image_shape, channels, hidden_size, head.num_outputs, activation),
+        networks.conv_encoder(image_shape, channels, hidden_size, posterior.num_outputs * latent_dim, activation),
+        networks.conv_decoder(code_size, image_shape, channels, hidden_size, head.num_outputs, activation),
         data_shape=data_shape,
         latent_dim=latent_dim,
         likelihood=head,
+        posterior=posterior,
     )
 
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from vaejax import distributions, estimators
+from vaejax import distributions, estimators, monte_carlo
 from vaejax.distributions import Params
-from vaejax.estimators import Estimator, Reduction
 from vaejax.models import VAE
+from vaejax.monte_carlo import EstimateFunction, Estimator, Reduction
 
 KL_FORMS = ("analytic", "sampled", "entropy")
 
@@ -57,7 +57,7 @@ class Objective(Protocol):
 
 def make_elbo(
     vae: VAE,
-    estimator: Estimator | None = None,
+    estimator: Estimator | EstimateFunction | None = None,
     num_samples: int = 1,
     *,
     kl: Literal["analytic", "sampled", "entropy"] = "analytic",
@@ -77,7 +77,7 @@ def make_elbo(
         kl: "analytic", "sampled" or "entropy".
         beta: weight of the KL, a number or a function of the step (an optax schedule). The value is a bound on log p(x)
             where it is at least 1.
-        chunk_size: how many of the K samples are evaluated at once; see `estimators.over_samples`.
+        chunk_size: how many of the K samples are evaluated at once; see `monte_carlo.over_samples`.
 
     Returns:
         `(params, key, x, *, step=None) -> (value, info)`. x has shape (*batch, *data_shape); the value is the mean over
@@ -86,7 +86,7 @@ def make_elbo(
     Raises:
         ValueError: if an option is unknown or a number out of range. The objective, when called, if the data are not
             the model's, the batch is empty, beta is a schedule and no step is given, q has no closed form where one is
-            needed, or the estimator cannot serve q or K.
+            needed, the parameters of a trained baseline are missing, or the estimator cannot serve q or K.
 
     >>> from vaejax import models
     >>> vae = models.mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
@@ -100,12 +100,12 @@ def make_elbo(
     """
     if kl not in KL_FORMS:
         raise ValueError(f"kl must be one of {KL_FORMS}; got {kl!r}")
-    return _make_objective(vae, estimator, num_samples, kl, beta, chunk_size, estimators.mean_reduction())
+    return _make_objective(vae, estimator, num_samples, kl, beta, chunk_size, monte_carlo.mean_reduction())
 
 
 def make_iwae(
     vae: VAE,
-    estimator: Estimator | None = None,
+    estimator: Estimator | EstimateFunction | None = None,
     num_samples: int = 50,
     *,
     beta: Weight = 1.0,
@@ -120,7 +120,7 @@ def make_iwae(
         estimator: how its gradient is estimated; by default `estimators.pathwise()`.
         num_samples: K. A bound must be reported with its K.
         beta: weight of the KL, a number or a function of the step.
-        chunk_size: how many of the K samples are evaluated at once; see `estimators.over_samples`.
+        chunk_size: how many of the K samples are evaluated at once; see `monte_carlo.over_samples`.
 
     Returns:
         An objective, as `make_elbo` does.
@@ -137,7 +137,7 @@ def make_iwae(
     Source: Burda, Grosse & Salakhutdinov 2015, "Importance weighted autoencoders".
     """
     return _make_objective(
-        vae, estimator, num_samples, "sampled", beta, chunk_size, estimators.log_mean_exp_reduction()
+        vae, estimator, num_samples, "sampled", beta, chunk_size, monte_carlo.log_mean_exp_reduction()
     )
 
 
@@ -152,17 +152,22 @@ def effective_sample_size(log_w: Float[Array, "K *batch"]) -> Float[Array, " *ba
 
 def _make_objective(
     vae: VAE,
-    estimator: Estimator | None,
+    estimator: Estimator | EstimateFunction | None,
     num_samples: int,
     kl_form: str,
     beta: Weight,
     chunk_size: int | None,
     reduce: Reduction,
 ) -> Objective:
-    estimate = estimators.pathwise() if estimator is None else estimator
-    estimators.check_count("num_samples", num_samples)
+    estimator = estimators.pathwise() if estimator is None else monte_carlo.as_estimator(estimator)
+    monte_carlo.check_count("num_samples", num_samples)
     if chunk_size is not None:
-        estimators.check_count("chunk_size", chunk_size)
+        monte_carlo.check_count("chunk_size", chunk_size)
+    if estimator.detaches_q and kl_form != "sampled":
+        raise ValueError(
+            f"this estimator drops the score of q from the sampled KL, and there is none in kl={kl_form!r}: expected "
+            "kl='sampled'; or use pathwise(), which is what it would be"
+        )
     if not callable(beta) and not beta >= 0:
         raise ValueError(f"beta must be a number of at least 0 or a function of the step; got {beta!r}")
 
@@ -184,7 +189,8 @@ def _make_objective(
                 kl = -distributions.entropy(q) - log_prior
             return reconstruction - weight * kl, (reconstruction, kl, reconstruction + log_prior - log_q)
 
-        bound, terms = estimate(key, q, integrand, num_samples, reduce, chunk_size=chunk_size)
+        baseline = monte_carlo.baseline_values(estimator, params, x, q.batch_shape)
+        bound, terms = estimator(key, q, integrand, num_samples, reduce, baseline, chunk_size)
         value = bound.mean()
         reconstruction, kl, log_w = lax.stop_gradient(terms)
         info = ObjectiveInfo(

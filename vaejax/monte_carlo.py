@@ -1,0 +1,235 @@
+"""What every gradient estimator stands on: K samples under K keys, their reduction to a bound, and one signature."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import lax
+from jaxtyping import Array, ArrayLike, Float, Key
+
+from vaejax.baselines import Baseline
+from vaejax.distributions import Params
+
+Integrand = Callable[[Array, dist.Distribution], tuple[Array, Any]]
+
+
+class Reduction(NamedTuple):
+    """How the log-weights of K samples become a bound. `bound`, and with it the others, shifts: f(l + c) = f(l) + c.
+
+    Attributes:
+        bound: (K, *batch) -> (*batch,).
+        leave_one_out: (K, *batch) -> (K, *batch); entry k is the bound of the other K - 1 samples.
+        credit: (K, *batch) -> (K, *batch); entry k is the part of the bound that sample k can have changed, the reward
+            of the score function without a leave-one-out baseline. For a mean that is its own term, l_k / K; for a
+            log-mean-exp it is all of it.
+        path_weights: (K, *batch) -> (K, *batch); entry k is d bound / d l_k - d^2 bound / d l_k^2, the weight of the
+            path derivative of l_k once the score terms are reparameterized a second time: 1 / K for a mean.
+        linear: whether the bound is linear in the log-weights.
+    """
+
+    bound: Callable[[Array], Array]
+    leave_one_out: Callable[[Array], Array]
+    credit: Callable[[Array], Array]
+    path_weights: Callable[[Array], Array]
+    linear: bool
+
+
+class Estimate(NamedTuple):
+    """What an estimator returns.
+
+    Attributes:
+        bound: (*batch,), nats; its gradient is the estimator.
+        terms: what the integrand returned beside the log-weight, stacked over samples: leaves (K, *batch, ...).
+    """
+
+    bound: Array
+    terms: Any
+
+
+@runtime_checkable
+class EstimateFunction(Protocol):
+    """The one signature: an `Estimator`, or a plain function of your own."""
+
+    def __call__(
+        self,
+        key: Key[Array, ""],
+        q: dist.Distribution,
+        integrand: Integrand,
+        num_samples: int,
+        reduce: Reduction,
+        baseline: Array | None = None,
+        chunk_size: int | None = None,
+    ) -> Estimate:
+        """The bound and the integrand's terms.
+
+        Args:
+            key: consumed.
+            q: where the samples come from, of shape (*batch, *event).
+            integrand: `(z, q) -> (log_w, terms)`, what stands inside the expectation, for one sample of the batch.
+            num_samples: K.
+            reduce: how the log-weights (K, *batch) become a bound (*batch,).
+            baseline: (*batch,) or (), the reward that is expected of each example.
+            chunk_size: how many samples are evaluated at once.
+        """
+        ...
+
+
+class Estimator(NamedTuple):
+    """A gradient estimator: a function of the one signature, and what an objective must know of it beforehand.
+
+    Attributes:
+        estimate: the function; calling the estimator calls it.
+        baseline: the baseline that is trained along, if any; the objective evaluates it and hands its values over.
+        detaches_q: whether q is handed to the integrand without its gradient. Then a KL in closed form would lose it.
+    """
+
+    estimate: EstimateFunction
+    baseline: Baseline | None = None
+    detaches_q: bool = False
+
+    def __call__(self, key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None) -> Estimate:
+        """The bound and the integrand's terms; see `EstimateFunction`."""
+        return self.estimate(key, q, integrand, num_samples, reduce, baseline, chunk_size)
+
+
+def as_estimator(estimate: Estimator | EstimateFunction) -> Estimator:
+    """The estimator itself, or one made of a plain function of the one signature."""
+    return estimate if isinstance(estimate, Estimator) else Estimator(estimate)
+
+
+def with_baseline(params: Params, estimator: Estimator, key: Key[Array, ""], x: ArrayLike) -> Params:
+    """The parameters with those of the estimator's trained baseline in `params["baseline"]`, or unchanged without one.
+
+    Args:
+        params: the model's.
+        estimator: such as `score_function(baseline="nvil")`.
+        key: consumed.
+        x: a batch of data, or an array of its shape, (n, *data_shape).
+    """
+    if estimator.baseline is None:
+        return params
+    return {**params, "baseline": estimator.baseline.init(key, jnp.asarray(x))}
+
+
+def baseline_values(
+    estimator: Estimator, params: Any, x: Array, batch_shape: tuple[int, ...]
+) -> Float[Array, "*batch"] | None:
+    """What the estimator's trained baseline expects of each example: (*batch,), or None without one.
+
+    Raises:
+        ValueError: if the parameters of the baseline are missing.
+    """
+    if estimator.baseline is None:
+        return None
+    if not isinstance(params, dict) or "baseline" not in params:
+        came = sorted(params) if isinstance(params, dict) else type(params).__name__
+        raise ValueError(
+            "this estimator has a trained baseline, and expects its parameters in params['baseline']; came only "
+            f"{came}. Add them: params = estimators.with_baseline(params, estimator, key, x)"
+        )
+    values = estimator.baseline.apply(params["baseline"], x.reshape(-1, *x.shape[len(batch_shape) :]))
+    return values.reshape(batch_shape)
+
+
+def over_samples(
+    sample_term: Callable[[Key[Array, ""]], Any], key: Key[Array, ""], num_samples: int, chunk_size: int | None = None
+) -> Any:
+    """Evaluate `sample_term(key_k)` for K keys made from `key`, and stack the results on a new first axis.
+
+    Args:
+        sample_term: a function of one key.
+        key: consumed; sample k has a key of its own, whatever K and the chunks.
+        num_samples: K.
+        chunk_size: how many are evaluated at once; the rest waits, and nothing of a chunk is kept for the backward pass
+            (it is computed anew). Memory is then that of `chunk_size` samples, whatever K. None: all at once.
+
+    Raises:
+        ValueError: if num_samples or chunk_size is not a positive integer.
+    """
+    check_count("num_samples", num_samples)
+    if chunk_size is not None:
+        check_count("chunk_size", chunk_size)
+    # The split consumes the key, so that jax_debug_key_reuse notices where a caller uses it again.
+    (key,) = jax.random.split(key, 1)
+    return over_indices(lambda index: sample_term(jax.random.fold_in(key, index)), num_samples, chunk_size)
+
+
+def over_indices(term: Callable[[Array], Any], num: int, chunk_size: int | None = None) -> Any:
+    """Evaluate `term(0), ..., term(num - 1)`, at once or `chunk_size` at a time, and stack the results.
+
+    The backward pass of a chunk evaluates it anew, so that nothing of it is kept.
+    """
+    if chunk_size is None or chunk_size >= num:
+        return jax.vmap(term)(jnp.arange(num))
+    return lax.map(jax.checkpoint(term), jnp.arange(num), batch_size=chunk_size)
+
+
+def check_count(name: str, number: int) -> None:
+    """Refuse a number of samples, or of anything done at once, that is not a positive integer.
+
+    Raises:
+        ValueError: naming the argument and what came.
+    """
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(f"{name} must be an integer of at least 1; got {number!r}")
+
+
+def mean_reduction() -> Reduction:
+    """The mean over samples: the ELBO."""
+
+    def leave_one_out(log_w: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
+        return (log_w.sum(axis=0, keepdims=True) - log_w) / (log_w.shape[0] - 1)
+
+    return Reduction(
+        bound=lambda log_w: log_w.mean(axis=0),
+        leave_one_out=leave_one_out,
+        credit=lambda log_w: log_w / log_w.shape[0],
+        path_weights=lambda log_w: jnp.full_like(log_w, 1 / log_w.shape[0]),
+        linear=True,
+    )
+
+
+def log_mean_exp_reduction() -> Reduction:
+    """The log of the mean weight, log (1/K) sum_k exp(l_k): the importance-weighted bound (Burda et al. 2015)."""
+
+    def bound(log_w: Float[Array, "K ..."]) -> Float[Array, "..."]:
+        return jax.nn.logsumexp(log_w, axis=0) - math.log(log_w.shape[0])
+
+    def leave_one_out(log_w: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
+        # From both ends, so that the largest weight is never subtracted from a sum that it dominates.
+        nothing = jnp.full_like(log_w[:1], -jnp.inf)
+        before = lax.associative_scan(jnp.logaddexp, log_w[:-1], axis=0)
+        after = lax.associative_scan(jnp.logaddexp, log_w[1:], axis=0, reverse=True)
+        others = jnp.logaddexp(jnp.concatenate([nothing, before]), jnp.concatenate([after, nothing]))
+        return others - math.log(log_w.shape[0] - 1)
+
+    return Reduction(
+        bound=bound,
+        leave_one_out=leave_one_out,
+        credit=lambda log_w: jnp.broadcast_to(bound(log_w)[None], log_w.shape),
+        # The softmax w has derivative w (1 - w).
+        path_weights=lambda log_w: jax.nn.softmax(log_w, axis=0) ** 2,
+        linear=False,
+    )
+
+
+def with_gradient_of(value: Array, surrogate: Array) -> Array:
+    """`value`, to the last bit, with the gradient of `surrogate` added to its own."""
+    return value + (surrogate - lax.stop_gradient(surrogate))
+
+
+def bounds_with_replaced(reduce: Reduction, log_w: Array, replacements: Array) -> Array:
+    """Entry k is the bound with the k-th log-weight replaced: (K, *others, *batch) -> (K, *others, *batch).
+
+    Sample by sample, because K bounds of K log-weights at once would take K times their memory.
+    """
+    flat = replacements.reshape(len(log_w), -1, *log_w.shape[1:])
+
+    def bounds(args: tuple[Array, Array]) -> Array:
+        k, news = args
+        return jax.vmap(lambda new: reduce.bound(log_w.at[k].set(new)))(news)
+
+    return lax.map(bounds, (jnp.arange(len(log_w)), flat)).reshape(replacements.shape)
