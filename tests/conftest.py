@@ -2,6 +2,7 @@
 
 import fcntl
 import importlib.util
+import os
 import pathlib
 import shutil
 import subprocess
@@ -12,9 +13,21 @@ import jaxtyping
 import numpy as np
 import pytest
 
+# Most of the suite's time is compilation of programs that run for milliseconds; also those of the commands it starts.
+FASTER_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+os.environ["XLA_FLAGS"] = f"{FASTER_COMPILATION} {os.environ.get('XLA_FLAGS', '')}".strip()
+
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items):
+    """A file is run by one worker; but what needs the prepared image sets by the one that prepares them."""
+    for item in items:
+        group = "prepared_tfds" if "prepared_tfds" in item.fixturenames else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture

@@ -260,38 +260,31 @@ VARIANTS = {
         "--estimator",
         "enumerate_support",
     ),
-    "categorical posterior, vimco": (
-        *("--posterior", "categorical", "--num-categories", "3", "--objective", "iwae", "--estimator", "vimco"),
-        *("--num-samples", "2"),
-    ),
-    "nvil": ("--estimator", "score_function", "--baseline", "nvil"),
-    "doubly reparameterized": (
-        *("--objective", "iwae", "--num-samples", "2", "--estimator", "doubly_reparameterized", "--latent-dim", "1"),
-    ),
-    "measure-valued": ("--estimator", "measure_valued"),
-    "conv, iwae": (
+    "conv, iwae, categorical posterior, vimco": (
         *("--model", "conv", "--hidden-sizes", "3", "4", "8", "--objective", "iwae", "--num-samples", "3"),
         *("--latent-dim", "3", "--optimizer", "rmsprop", "--learning-rate-schedule", "linear", "--activation", "relu"),
+        *("--posterior", "categorical", "--num-categories", "3", "--estimator", "vimco"),
     ),
-    "linear on digits, score function": (
+    "linear on digits, nvil": (
         *("--model", "linear", "--binarization", "threshold", "--estimator", "score_function", "--kl", "analytic"),
-        *("--baseline", "leave_one_out", "--num-samples", "2", "--latent-dim", "1", "--optimizer", "sgd"),
+        *("--baseline", "nvil", "--latent-dim", "1", "--optimizer", "sgd"),
     ),
-    "linear_gaussian, score function, entropy": (
+    "linear_gaussian, leave-one-out, entropy": (
         *("--dataset", "linear_gaussian", "--model", "linear", *REAL, "gaussian_shared_std", "--optimizer", "adagrad"),
         *("--estimator", "score_function", "--baseline", "leave_one_out", "--num-samples", "2", "--kl", "entropy"),
         *("--learning-rate-schedule", "constant"),
     ),
-    "two_gaussians, score function, sampled": (
+    "two_gaussians, moving average, sampled": (
         *("--dataset", "two_gaussians", *REAL, "gaussian", "--estimator", "score_function", "--kl", "sampled"),
-        *("--beta", "2", "--kl-warmup-steps", "10", "--activation", "elu", "--latent-dim", "1"),
+        *("--baseline", "moving_average", "--beta", "2", "--kl-warmup-steps", "10", "--activation", "elu"),
+        *("--latent-dim", "1"),
     ),
-    "spiral, entropy": (
+    "spiral, measure-valued, entropy": (
         *("--dataset", "spiral", *REAL, "gaussian_fixed_std", "--likelihood-std", "0.1", "--kl", "entropy"),
-        *("--activation", "softplus", "--seed", "3", "--batch-size", "50"),
+        *("--activation", "softplus", "--seed", "3", "--batch-size", "50", "--estimator", "measure_valued"),
     ),
-    "digits, gaussian, iwae, score function": (
-        *(*REAL, "gaussian", "--objective", "iwae", "--estimator", "score_function", "--baseline", "leave_one_out"),
+    "digits, gaussian, iwae, doubly reparameterized": (
+        *(*REAL, "gaussian", "--objective", "iwae", "--estimator", "doubly_reparameterized"),
         *("--num-samples", "2", "--activation", "gelu", "--hidden-sizes", "8", "4"),
     ),
 }
