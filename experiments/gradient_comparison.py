@@ -6,6 +6,7 @@
 import dataclasses
 import functools
 import math
+import os
 import statistics
 import time
 import zlib
@@ -103,7 +104,7 @@ def run(config: compare_gradients.Config) -> None:
         "labels": {name: contestant.label for name, contestant in chosen.items()},
         "moments": [{"name": name, "step": step} for name, (step, _) in zip(MOMENTS, moments, strict=True)],
         "level": LEVEL,
-        "device": f"{jax.devices()[0].platform}, {jax.devices()[0].device_kind}",
+        "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
         "rows": rows,
         "training": [
             {"estimator": name, "num_samples": number, "decodings": num_decodings(config, name, number), **curve}

@@ -61,6 +61,7 @@ __all__ = [
 ]
 
 _LOG = logging.getLogger(__name__)
+_REINFORCE = "estimators.score_function(baseline='leave_one_out') with num_samples >= 2, or enumerate_support()"
 
 
 def pathwise() -> Estimator:
@@ -79,7 +80,7 @@ def pathwise() -> Estimator:
 
     def estimate(key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None) -> Estimate:
         del baseline
-        _check_reparameterized("pathwise()", q, "estimators.score_function(baseline='leave_one_out')")
+        _check_reparameterized("pathwise()", q, _REINFORCE)
         log_w, terms = over_samples(lambda key: integrand(q.rsample(key), q), key, num_samples, chunk_size)
         return Estimate(reduce.bound(log_w), terms)
 
@@ -104,7 +105,7 @@ def sticking_the_landing() -> Estimator:
 
     def estimate(key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None) -> Estimate:
         del baseline
-        _check_reparameterized("sticking_the_landing()", q, "estimators.score_function(baseline='leave_one_out')")
+        _check_reparameterized("sticking_the_landing()", q, _REINFORCE)
         if num_samples > 1 and not reduce.linear:
             _LOG.warning(
                 "sticking_the_landing() is biased for the importance-weighted bound of K = %d > 1 samples; "
@@ -125,8 +126,9 @@ def doubly_reparameterized() -> Estimator:
 
     with b_k and b_kk the first and second derivatives of the bound in l_k, and the gradient of l_k at fixed z without
     that of log q. For the importance-weighted bound b_k - b_kk is the square of the normalized weight, for the ELBO
-    1 / K, where this is `sticking_the_landing`. The signal-to-noise ratio of the encoder's gradient grows with K, where
-    that of `pathwise` falls.
+    1 / K, where this is `sticking_the_landing`. Where the weights have enough moments, the signal-to-noise ratio of the
+    encoder's gradient grows with K, while that of `pathwise` falls; under posteriors that are too narrow, as the ELBO
+    trains them, it need not.
 
     Returns:
         An estimator. Called with a q that cannot be reparameterized it raises a ValueError that names one that can.

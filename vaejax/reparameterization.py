@@ -46,15 +46,16 @@ def check_fixed_support(q: dist.Distribution) -> None:
     if _may_move(q):
         while isinstance(q, _WRAPPERS):
             q = q.base_dist
+        constants = "; or, where the bounds are constants and others are learned, pass them as Python or NumPy numbers"
         raise ValueError(
             "the score function needs a support that does not move with the parameters; the bounds of "
             f"q = {type(q).__name__} may, and the gradient that comes from them would be missing. Use "
-            "estimators.pathwise(); or, where the bounds are constants and others are learned, pass them as Python or "
-            "NumPy numbers"
+            f"estimators.pathwise(){'' if isinstance(q, _ONLY_BOUNDS) else constants}"
         )
 
 
 _WRAPPERS = dist.Independent | dist.ExpandedDistribution | dist.MaskedDistribution
+_ONLY_BOUNDS = dist.Uniform | dist.LogUniform | dist.Delta
 
 
 def _may_move(q: Any) -> bool:
@@ -64,7 +65,7 @@ def _may_move(q: Any) -> bool:
         return any(_may_move(component) for component in q.component_distributions)
     if isinstance(q, Triangular | dist.Levy):
         return False
-    if isinstance(q, dist.Uniform | dist.LogUniform | dist.Delta):
+    if isinstance(q, _ONLY_BOUNDS):
         return True
     if type(q).support is dist.TransformedDistribution.support:
         # This support is what the last transform makes of its own domain, the whole line unless its author said
