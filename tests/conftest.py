@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 # Most of the suite's time is compilation of programs that run for milliseconds; also those of the commands it starts.
-FASTER_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+FASTER_COMPILATION = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{FASTER_COMPILATION} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 jax.config.update("jax_debug_key_reuse", True)
