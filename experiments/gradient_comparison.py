@@ -5,9 +5,7 @@
 
 import dataclasses
 import functools
-import math
 import os
-import statistics
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -193,9 +191,10 @@ def compare(
             if setting in served:
                 row["summaries"] = {part: dataclasses.asdict(summary) for part, summary in parts[setting].items()}
                 row["cost"] = dataclasses.asdict(costs[setting])
-                row |= noise_ratios(encoder, costs, setting, config.timing_rounds)
+                row |= noise_ratios(encoder, costs, setting)
                 same_mean = [other for other in served if mean_of(chosen, other) == mean_of(chosen, setting)]
-                row["signal_to_noise"] = signal_to_noise(encoder[setting], [encoder[other] for other in same_mean])
+                shared = laboratory.shared_signal_to_noise(encoder[setting], [encoder[other] for other in same_mean])
+                row["signal_to_noise"] = whole(*shared)
             rows.append(row)
     order = {setting: i for i, setting in enumerate((name, number) for name in chosen for number in config.num_samples)}
     return sorted(rows, key=lambda row: (row["step"], order[row["estimator"], row["num_samples"]]))
@@ -264,56 +263,19 @@ def measured_costs(
 
 
 def noise_ratios(
-    parts: Mapping[Setting, laboratory.Summary],
-    costs: Mapping[Setting, laboratory.Cost],
-    setting: Setting,
-    num_rounds: int,
-) -> dict[str, list[float] | None]:
-    """A row's variance, and its ratios to one reparameterized sample, each with the ends of its interval.
-
-    The mean of n independent gradients has the variance of one over n. So for the noise of the unit it takes as many of
-    them as the ratio of the variances says, each of K samples and so many seconds.
-    """
-    z = statistics.NormalDist().inv_cdf(0.5 + LEVEL / 2)
-
-    def variance_error(part: laboratory.Summary) -> float:
-        return math.log(part.variance_upper / part.variance_lower) / 2
-
-    def seconds_error(cost: laboratory.Cost) -> float:
-        # The standard error of a median is 0.93 times the distance of the quartiles over sqrt(n), for normal numbers.
-        return z * 0.93 * (cost.seconds_upper - cost.seconds_lower) / cost.seconds / math.sqrt(num_rounds)
-
-    def interval(value: float, *log_errors: float) -> list[float]:
-        factor = math.exp(math.hypot(*log_errors))
-        return [value, value / factor, value * factor]
-
+    parts: Mapping[Setting, laboratory.Summary], costs: Mapping[Setting, laboratory.Cost], setting: Setting
+) -> dict[str, tuple[float, float, float] | None]:
+    """A row's variance, and its ratios to one reparameterized sample, each with the ends of its interval."""
     part, unit = parts[setting], parts[UNIT]
-    if not (part.variance_lower and unit.variance_lower):  # nothing to divide by, or not finite
-        return dict.fromkeys(("variance", "variance_ratio", "samples_ratio", "seconds_ratio"))
-    # A row is exactly like itself.
-    errors = [0.0] if setting == UNIT else [variance_error(part), variance_error(unit)]
-    clock = [] if setting == UNIT else [seconds_error(costs[setting]), seconds_error(costs[UNIT])]
-    ratio = part.variance / unit.variance
-    seconds = costs[setting].seconds / costs[UNIT].seconds
+    seconds = laboratory.seconds_ratio(costs[setting], costs[UNIT], LEVEL)
     return {
-        "variance": interval(part.variance, variance_error(part)),
-        "variance_ratio": interval(ratio, *errors),
-        "samples_ratio": interval(ratio * setting[1] / UNIT[1], *errors),
-        "seconds_ratio": interval(ratio * seconds, *errors, *clock),
+        "variance": whole(part.variance, part.variance_lower, part.variance_upper),
+        "variance_ratio": whole(*laboratory.noise_ratio(part, unit)),
+        "samples_ratio": whole(*laboratory.noise_ratio(part, unit, price=setting[1] / UNIT[1])),
+        "seconds_ratio": whole(*laboratory.noise_ratio(part, unit, *seconds)),
     }
 
 
-def signal_to_noise(part: laboratory.Summary, same_mean: list[laboratory.Summary]) -> list[float] | None:
-    """|E g| / sqrt(variance), with its interval; E g by whichever estimator of the same mean shows it best.
-
-    For the mean of a few hundred gradients without a baseline is nothing but noise.
-    """
-    clearest = max(same_mean, key=lambda other: other.signal_to_noise_lower or 0)
-    if clearest.norm is None or not part.variance_lower:
-        return None
-    lower, upper = clearest.signal_to_noise_lower or 0, clearest.signal_to_noise_upper or math.inf
-    return [
-        clearest.norm / math.sqrt(part.variance),
-        lower * math.sqrt(clearest.variance_upper / part.variance_upper),
-        upper * math.sqrt(clearest.variance_lower / part.variance_lower),
-    ]
+def whole(*numbers: float | None) -> tuple[float, ...] | None:
+    """The numbers, or None where one of them is missing."""
+    return None if None in numbers else numbers

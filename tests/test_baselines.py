@@ -100,6 +100,24 @@ def test_parameters_without_a_baseline_are_the_models(problem):
     jax.tree.map(np.testing.assert_array_equal, updates, plain.update(grads, plain.init(params), params)[0])
 
 
+@pytest.mark.parametrize(
+    "make_params", [lambda: {"weights": jnp.zeros(64)}, lambda: jnp.zeros(64)], ids=["dict", "array"]
+)
+def test_a_baseline_of_ones_own_is_trained(problem, make_params):
+    vae, params, images = problem
+    own = baselines.Baseline(
+        init=lambda key, x: make_params(),
+        apply=lambda parameters, x: x.reshape(len(x), -1) @ jax.tree.leaves(parameters)[0],
+    )
+    estimator = estimators.score_function(own)
+    params = estimators.with_baseline(params, estimator, jax.random.key(2), images)
+    optimizer = baselines.with_optimizer(optax.sgd(0.0), learning_rate=0.1)
+    step = jax.jit(training.make_train_step(objectives.make_elbo(vae, estimator), optimizer))
+    state, _ = step(training.init_state(params, optimizer), jax.random.key(3), images[:50])
+    (weights,) = jax.tree.leaves(state.params["baseline"])
+    assert (weights[images[:50].reshape(50, -1).any(axis=0)] < 0).all()  # the rewards are negative
+
+
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
 def test_a_decay_that_is_none_is_refused(decay):
     with pytest.raises(ValueError, match="at least 0 and below 1; got"):

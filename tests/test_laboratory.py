@@ -2,6 +2,7 @@ import dataclasses
 import functools
 import json
 import math
+import statistics
 from typing import NamedTuple
 
 import chex
@@ -440,7 +441,7 @@ def test_a_comparison_has_a_row_for_each_estimator_and_number_of_samples(rows):
 def test_ratios_are_relative_to_one_pathwise_sample(rows):
     unit, pathwise, _, leave_one_out = rows
     assert unit.variance_ratio == unit.variance_ratio_lower == unit.variance_ratio_upper == 1
-    assert unit.samples_ratio == unit.work_ratio == 1
+    assert unit.samples_ratio == unit.work_ratio == unit.samples_ratio_lower == unit.work_ratio_upper == 1
     # Four samples have a quarter of the variance.
     assert pathwise.variance_ratio_lower < 0.25 < pathwise.variance_ratio_upper < 1.5 * pathwise.variance_ratio_lower
     assert leave_one_out.variance_ratio_lower > pathwise.variance_ratio_upper
@@ -451,6 +452,12 @@ def test_ratios_are_relative_to_one_pathwise_sample(rows):
         np.testing.assert_allclose(row.work_ratio, row.variance_ratio * row.cost.seconds / unit.cost.seconds)
         errors = [0.5 * math.log(s.variance_upper / s.variance_lower) for s in (total, unit.summaries["total"])]
         np.testing.assert_allclose(math.log(row.variance_ratio_upper / row.variance_ratio), math.hypot(*errors))
+        np.testing.assert_allclose(row.samples_ratio_lower, 4 * row.variance_ratio_lower)
+        z = statistics.NormalDist().inv_cdf(0.995)
+        for cost in (row.cost, unit.cost):
+            spread = (cost.seconds_upper - cost.seconds_lower) / cost.seconds
+            errors.append(z * 0.93 * spread / math.sqrt(cost.num_rounds))
+        np.testing.assert_allclose(math.log(row.work_ratio / row.work_ratio_lower), math.hypot(*errors))
         assert row.cost.decoder_evaluations == 4
 
 
@@ -530,3 +537,22 @@ def test_bad_comparisons_are_refused(small, no_type_hook):
         compare(jax.random.key(0), x, CHOSEN, (1,), group="prior")
     with pytest.raises(ValueError, match="expected data of shape"):
         compare(jax.random.key(0), jnp.ones((7, 5)), CHOSEN, (1,))
+
+
+def test_estimators_of_one_mean_share_its_signal(x64):
+    mean = jnp.asarray([3.0, 4.0])
+
+    def summary_of(key, std):
+        draw = drawn_gradient(lambda key: {"a": mean + std * jax.random.normal(key, (2,))})
+        moments = laboratory.gradient_moments(draw, {"a": jnp.zeros(2)}, key, None, num_repeats=400)
+        return laboratory.summarize(moments)["total"]
+
+    quiet, noisy = summary_of(jax.random.key(0), 1.0), summary_of(jax.random.key(1), 200.0)
+    # Of 400 gradients of the noisy one the mean is noise; its own ratio is known no better than "above 0".
+    assert noisy.signal_to_noise_lower == 0
+    for part, std in ((quiet, 1.0), (noisy, 200.0)):
+        ratio, lower, upper = laboratory.shared_signal_to_noise(part, (quiet, noisy))
+        assert lower < 5 / (std * 2**0.5) < upper < 1.4 * lower
+        np.testing.assert_allclose(ratio, quiet.norm / part.variance**0.5)
+    silent = dataclasses.replace(quiet, variance=0.0)
+    assert laboratory.shared_signal_to_noise(silent, (silent, quiet)) == (None, None, None)

@@ -84,13 +84,13 @@ def with_optimizer(
     """An optimizer for a model with a trained baseline: `optimizer` for the model, others for `params["baseline"]`.
 
     The baseline's loss is half a squared distance, so one step of plain gradient descent of size 1 - decay is one step
-    of an exponential moving average: that is what its "mean" gets. A baseline's network gets Adam. Parameters without
+    of an exponential moving average: that is what its "mean" gets. All else of a baseline gets Adam. Parameters without
     a baseline are all the model's.
 
     Args:
         optimizer: the model's.
         decay: how much of the moving average one step keeps.
-        learning_rate: Adam's, of the baseline's network.
+        learning_rate: Adam's, of all in the baseline but its "mean".
 
     Raises:
         ValueError: if decay is not in [0, 1).
@@ -100,14 +100,16 @@ def with_optimizer(
 
     def label(path: tuple, leaf: Array) -> str:
         del leaf
-        names = [getattr(entry, "key", None) for entry in path]
-        return f"baseline {names[1]}" if names[:1] == ["baseline"] else "model"
+        part, *below = (getattr(entry, "key", None) for entry in path)
+        if part != "baseline":
+            return "model"
+        return "moving average" if below[:1] == ["mean"] else "baseline"
 
     return optax.partition(
         {
             "model": optimizer,
-            "baseline mean": optax.sgd(1 - decay),
-            "baseline network": optax.adam(learning_rate),
+            "moving average": optax.sgd(1 - decay),
+            "baseline": optax.adam(learning_rate),
         },
         lambda params: jax.tree_util.tree_map_with_path(label, params),
     )

@@ -27,7 +27,7 @@ LOG_STD_BOUND = 8.0
 
 
 def standard_normal(event_shape: tuple[int, ...], dtype: Any) -> dist.Distribution:
-    """The prior N(0, I)."""
+    """The prior N(0, I), of shape (*event,)."""
     return dist.Normal(jnp.zeros(event_shape, dtype), jnp.ones(event_shape, dtype))
 
 
@@ -151,11 +151,7 @@ def likelihood_head(likelihood: str | Head) -> Head:
     Raises:
         ValueError: if the name is unknown.
     """
-    if isinstance(likelihood, Head):
-        return likelihood
-    if likelihood not in LIKELIHOODS:
-        raise ValueError(f"likelihood must be one of {sorted(LIKELIHOODS)} or a distributions.Head; got {likelihood!r}")
-    return LIKELIHOODS[likelihood]()
+    return _named_head("likelihood", likelihood, LIKELIHOODS)
 
 
 POSTERIORS: dict[str, Callable[[], Head]] = {
@@ -175,11 +171,15 @@ def posterior_head(posterior: str | Head) -> Head:
     Raises:
         ValueError: if the name is unknown.
     """
-    if isinstance(posterior, Head):
-        return posterior
-    if posterior not in POSTERIORS:
-        raise ValueError(f"posterior must be one of {sorted(POSTERIORS)} or a distributions.Head; got {posterior!r}")
-    return POSTERIORS[posterior]()
+    return _named_head("posterior", posterior, POSTERIORS)
+
+
+def _named_head(kind: str, given: str | Head, known: dict[str, Callable[[], Head]]) -> Head:
+    if isinstance(given, Head):
+        return given
+    if given not in known:
+        raise ValueError(f"{kind} must be one of {sorted(known)} or a distributions.Head; got {given!r}")
+    return known[given]()
 
 
 def sample(distribution: dist.Distribution, key: Key[Array, ""]) -> Array:
@@ -297,7 +297,7 @@ def _unsupported(p: dist.Distribution, x: Array) -> str:
 
 
 def center(q: dist.Distribution) -> Array:
-    """What stands for q where one code is wanted: its mean, or the most probable categories, whose mean is none."""
+    """What stands for q where one code is wanted, (*batch, *event): its mean, or the most probable categories."""
     base = without_wrappers(q)
     if isinstance(base, dist.CategoricalLogits):
         logits = jnp.asarray(base.logits)

@@ -7,7 +7,6 @@ rows = compare(vae, params, key, x, {"pathwise": estimators.pathwise(), ...}, nu
 """
 
 import functools
-import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,25 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Key
 
 from vaejax import models, objectives
-from vaejax.cost import Cost, cost
+from vaejax.cost import Cost, cost, seconds_ratio
 from vaejax.distributions import Params
 from vaejax.models import VAE
 from vaejax.moments import GradientMoments, GradientObjective, gradient, gradient_moments
-from vaejax.summaries import Summary, defined, summarize
+from vaejax.summaries import Summary, noise_ratio, shared_signal_to_noise, summarize
 
-__all__ = ["Cost", "GradientMoments", "Row", "Summary", "compare", "cost", "gradient_moments", "summarize"]
+__all__ = [
+    "Cost",
+    "GradientMoments",
+    "Row",
+    "Summary",
+    "compare",
+    "cost",
+    "gradient_moments",
+    "noise_ratio",
+    "seconds_ratio",
+    "shared_signal_to_noise",
+    "summarize",
+]
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,11 @@ class Row:
         variance_ratio_lower: end of its confidence interval.
         variance_ratio_upper: other end.
         samples_ratio: of K x variance: how many times the samples it takes to reach the same noise.
+        samples_ratio_lower: end of its confidence interval.
+        samples_ratio_upper: other end.
         work_ratio: of seconds x variance: how many times the time it takes to reach the same noise.
+        work_ratio_lower: end of its confidence interval, that of the clock included.
+        work_ratio_upper: other end.
     """
 
     estimator: str
@@ -55,7 +70,11 @@ class Row:
     variance_ratio_lower: float | None = None
     variance_ratio_upper: float | None = None
     samples_ratio: float | None = None
+    samples_ratio_lower: float | None = None
+    samples_ratio_upper: float | None = None
     work_ratio: float | None = None
+    work_ratio_lower: float | None = None
+    work_ratio_upper: float | None = None
 
 
 def compare(
@@ -155,17 +174,16 @@ def compare(
     def row(setting: tuple[str, int]) -> Row:
         if setting in refusals:
             return Row(*setting, refusals[setting])
-        ratio, lower, upper = _variance_ratio(summaries[setting][group], summaries[relative_to][group])
+        noises = summaries[setting][group], summaries[relative_to][group]
+        seconds = seconds_ratio(costs[setting], costs[relative_to], level)
         return Row(
             *setting,
-            refusal=None,
-            summaries=summaries[setting],
-            cost=costs[setting],
-            variance_ratio=defined(ratio),
-            variance_ratio_lower=defined(lower),
-            variance_ratio_upper=defined(upper),
-            samples_ratio=defined(ratio * setting[1] / relative_to[1]),
-            work_ratio=defined(ratio * costs[setting].seconds / costs[relative_to].seconds),
+            None,
+            summaries[setting],
+            costs[setting],
+            *noise_ratio(*noises),
+            *noise_ratio(*noises, price=setting[1] / relative_to[1]),
+            *noise_ratio(*noises, *seconds),
         )
 
     return [row(setting) for setting in settings]
@@ -175,19 +193,3 @@ def compare(
 def _objective(make_objective, vae, estimator, num_samples) -> GradientObjective:
     """The same closure for the same arguments, so that what was compiled for it is found again."""
     return make_objective(vae, estimator, num_samples)
-
-
-def _variance_ratio(part: Summary, unit: Summary) -> tuple[float, float, float]:
-    """The ratio of two variances and its interval; NaN where there is nothing to divide by."""
-    if not unit.variance or part.variance is None:
-        return math.nan, math.nan, math.nan
-    ratio = part.variance / unit.variance
-    # Errors of independent rows add in squares, on the log scale; but a row is exactly like itself.
-    error = 0.0 if part is unit else math.hypot(_log_error(part), _log_error(unit))
-    return ratio, ratio * math.exp(-error), ratio * math.exp(error)
-
-
-def _log_error(part: Summary) -> float:
-    if not part.variance_lower or not part.variance_upper:
-        return math.nan
-    return math.log(part.variance_upper / part.variance_lower) / 2

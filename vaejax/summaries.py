@@ -1,6 +1,7 @@
 """A gradient as a vector: its norm, noise, direction and bias, from its moments. Public as `laboratory.summarize`."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -100,6 +101,65 @@ def summarize(moments: GradientMoments, reference: Any = None, level: float = 0.
             }
         summaries[name] = Summary(int(sums.size), **{field: defined(value) for field, value in fields.items()})
     return summaries
+
+
+def noise_ratio(
+    part: Summary, unit: Summary, price: float = 1.0, price_error: float = 0.0
+) -> tuple[float | None, float | None, float | None]:
+    """The variance of one gradient over that of another, times the ratio of what they cost, and its interval.
+
+    The mean of n independent gradients has the variance of one over n. So for the noise of the unit it takes as many
+    gradients as the ratio of the variances says, and so many times the unit's price.
+
+    Args:
+        part: of the one.
+        unit: of the other. A gradient is exactly like itself.
+        price: ratio of the prices of one gradient, such as of samples or of seconds.
+        price_error: error of its logarithm, of the summaries' level; see `cost.seconds_ratio`.
+
+    Returns:
+        The ratio and the ends of its interval, of the summaries' level; None where there is nothing to divide by.
+    """
+    if not unit.variance or part.variance is None:
+        return None, None, None
+    ratio = part.variance / unit.variance * price
+    # Errors of independent gradients add in squares, on the log scale.
+    error = 0.0 if part is unit else math.hypot(_log_error(part), _log_error(unit), price_error)
+    return defined(ratio), defined(ratio * math.exp(-error)), defined(ratio * math.exp(error))
+
+
+def shared_signal_to_noise(
+    part: Summary, same_mean: Sequence[Summary]
+) -> tuple[float | None, float | None, float | None]:
+    """|E g| / sqrt(variance) with E g by whichever estimator of the same mean gradient shows it best, and its interval.
+
+    For the mean of a few hundred gradients by the score function without a baseline is nothing but noise.
+
+    Args:
+        part: of the gradient.
+        same_mean: of gradients with the same mean, `part` among them.
+
+    Returns:
+        The ratio and the ends of its interval, of the summaries' level; None where it is undefined.
+    """
+    clearest = max(same_mean, key=lambda other: other.signal_to_noise_lower or 0)
+    lower, upper = clearest.signal_to_noise_lower or 0.0, clearest.signal_to_noise_upper or math.inf
+    if clearest.norm is None or not part.variance:
+        return None, None, None
+    upper_ratio = math.sqrt(_over(clearest.variance_upper, part.variance_upper))
+    lower_ratio = math.sqrt(_over(clearest.variance_lower, part.variance_lower))
+    return clearest.norm / math.sqrt(part.variance), defined(lower * upper_ratio), defined(upper * lower_ratio)
+
+
+def _log_error(part: Summary) -> float:
+    """Half the width of the variance's interval on the log scale."""
+    ratio = _over(part.variance_upper, part.variance_lower)
+    return math.log(ratio) / 2 if ratio else math.nan
+
+
+def _over(one: float | None, other: float | None) -> float:
+    """A ratio, NaN where it is undefined."""
+    return math.nan if one is None or not other else one / other
 
 
 def defined(value: float) -> float | None:
