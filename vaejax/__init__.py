@@ -10,6 +10,8 @@
 """
 
 from vaejax import (
+    adversarial,
+    autoencoders,
     baselines,
     checkpoints,
     data,
@@ -24,11 +26,14 @@ from vaejax import (
     objectives,
     reparameterization,
     training,
+    two_sample,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "adversarial",
+    "autoencoders",
     "baselines",
     "checkpoints",
     "data",
@@ -43,4 +48,5 @@ __all__ = [
     "objectives",
     "reparameterization",
     "training",
+    "two_sample",
 ]

@@ -133,6 +133,15 @@ def gaussian_fixed_std(std: float = 1.0) -> Head:
     return Head(1, _no_params, lambda params, mean: dist.Normal(mean, jnp.full_like(mean, std)))
 
 
+def point() -> Head:
+    """All probability at the network's output: the code of a deterministic autoencoder.
+
+    As a posterior it can be decoded and measured, but it has no density and an infinite KL, so that it makes no bound
+    on log p(x): `log_prob`, `kl_divergence` and `entropy` refuse it. `autoencoders.make_reconstruction` trains it.
+    """
+    return Head(1, _no_params, lambda params, value: dist.Delta(value))
+
+
 LIKELIHOODS: dict[str, Callable[[], Head]] = {
     "bernoulli": bernoulli,
     "gaussian": gaussian,
@@ -158,6 +167,7 @@ POSTERIORS: dict[str, Callable[[], Head]] = {
     "gaussian": gaussian,
     "bernoulli": bernoulli,
     "categorical": categorical,
+    "point": point,
 }
 
 
@@ -166,7 +176,7 @@ def posterior_head(posterior: str | Head) -> Head:
 
     Args:
         posterior: "gaussian" (diagonal covariance), "bernoulli", "categorical" (of 10 categories; for another number
-            pass `categorical(num_categories)`), or a `Head`.
+            pass `categorical(num_categories)`), "point" (an autoencoder's code), or a `Head`.
 
     Raises:
         ValueError: if the name is unknown.
@@ -189,7 +199,12 @@ def sample(distribution: dist.Distribution, key: Key[Array, ""]) -> Array:
 
 
 def log_prob(distribution: dist.Distribution, value: ArrayLike) -> Array:
-    """Log density of `value` in nats, summed over event axes: (*batch,)."""
+    """Log density of `value` in nats, summed over event axes: (*batch,).
+
+    Raises:
+        ValueError: if the distribution is a point mass.
+    """
+    _check_has_density(distribution)
     # numpyro 0.22 broadcasts a prior of batch shape () over the batch, and its Bernoulli mixes bool with float.
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         return jnp.asarray(distribution.log_prob(value))
@@ -199,8 +214,10 @@ def kl_divergence(q: dist.Distribution, p: dist.Distribution) -> Array:
     """KL(q || p) in nats, summed over event axes: (*batch,).
 
     Raises:
-        ValueError: if numpyro knows no closed form for the pair.
+        ValueError: if numpyro knows no closed form for the pair, or one of it is a point mass.
     """
+    _check_has_density(q)
+    _check_has_density(p)
     if _is_finite(q) and type(without_wrappers(q)) is type(without_wrappers(p)):
         prior = without_wrappers(p)
         return _mean_over_states(q, lambda base, states: log_prob(base, states) - log_prob(prior, states))
@@ -218,8 +235,9 @@ def entropy(q: dist.Distribution) -> Array:
     """Entropy of q in nats, summed over event axes: (*batch,).
 
     Raises:
-        ValueError: if numpyro knows no closed form.
+        ValueError: if numpyro knows no closed form, or q is a point mass.
     """
+    _check_has_density(q)
     if _is_finite(q):
         return -_mean_over_states(q, lambda base, states: log_prob(base, states))
     try:
@@ -256,6 +274,15 @@ def check_support(p: dist.Distribution, x: Array) -> None:
     supported = _in_support(p, x)
     if not isinstance(supported, Tracer) and not supported.all():
         raise ValueError(_unsupported(p, x))
+
+
+def _check_has_density(distribution: dist.Distribution) -> None:
+    if isinstance(without_wrappers(distribution), dist.Delta):
+        raise ValueError(
+            "expected a distribution with a density; came a point mass, as the posterior 'point' of an autoencoder is: "
+            "it has no ELBO and gives no log p(x). Train it by autoencoders.make_reconstruction, or choose the "
+            "posterior 'gaussian'"
+        )
 
 
 def _is_finite(q: dist.Distribution) -> bool:

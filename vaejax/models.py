@@ -63,7 +63,8 @@ def make_vae(
         latent_dim: numbers in one code.
         likelihood: a name of `distributions.LIKELIHOODS` or a `distributions.Head` of your own.
         posterior: of q(z|x): a name of `distributions.POSTERIORS` ("gaussian" with diagonal covariance, "bernoulli",
-            "categorical") or a `distributions.Head`, such as `distributions.categorical(num_categories=4)`.
+            "categorical", "point" for an autoencoder) or a `distributions.Head`, such as
+            `distributions.categorical(num_categories=4)`.
 
     Returns:
         The model. Its `init` is jitted; its other functions are plain, for the caller to jit.

@@ -94,6 +94,20 @@ def mlp(
     return from_nnx(lambda rngs: _MLP(sizes, function, rngs=rngs))
 
 
+def linear_kernel(params: Params) -> Float[Array, "inputs outputs"]:
+    """The matrix of an `mlp` without hidden layers.
+
+    Raises:
+        ValueError: if the parameters are of another network.
+
+    >>> linear_kernel(mlp(3, (), 2).init(jax.random.key(0))).shape
+    (3, 2)
+    """
+    if set(params) != {"layer_0"}:
+        raise ValueError(f"expected a linear network, mlp(..., hidden_sizes=()); came one with {sorted(params)}")
+    return params["layer_0"]["kernel"]
+
+
 class _ConvEncoder(nnx.Module):
     def __init__(self, image_shape, channels, hidden_size, output_size, activation, *, rngs):
         self.image_shape = image_shape

@@ -4,15 +4,17 @@ An objective chooses the integrand and how samples are reduced, and nothing else
 `jax.grad` of the value means. Whatever is maximised, `info.elbo` is the plain evidence lower bound.
 """
 
+import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpyro.distributions as dist
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from vaejax import distributions, estimators, monte_carlo
+from vaejax import distributions, estimators, monte_carlo, networks
 from vaejax.distributions import Params
 from vaejax.models import VAE
 from vaejax.monte_carlo import EstimateFunction, Estimator, Reduction
@@ -50,8 +52,8 @@ class Objective(Protocol):
 
     def __call__(
         self, params: Params, key: Key[Array, ""], x: ArrayLike, *, step: ArrayLike | None = None
-    ) -> tuple[Float[Array, ""], ObjectiveInfo]:
-        """The value to maximise, and what is worth knowing about it."""
+    ) -> tuple[Float[Array, ""], Any]:
+        """The value to maximise, and what is worth knowing about it: of a bound, an `ObjectiveInfo`."""
         ...
 
 
@@ -139,6 +141,63 @@ def make_iwae(
     return _make_objective(
         vae, estimator, num_samples, "sampled", beta, chunk_size, monte_carlo.log_mean_exp_reduction()
     )
+
+
+def make_linear_elbo(vae: VAE) -> Objective:
+    """Evidence lower bound of a linear VAE with Gaussian likelihood in closed form: no sample is drawn.
+
+        E_q log p(x|z) = log N(x; W m + b, s^2 I) - sum_j std_j^2 |W_j|^2 / (2 s^2),  q = N(m, diag(std^2))
+
+    Args:
+        vae: a `models.linear_vae` with a standard deviation s that does not depend on z, as its default has.
+
+    Returns:
+        An objective, as `make_elbo` does, whose key is not used; `info.ess` is 1, and `info.log_w` the bound itself.
+
+    Raises:
+        ValueError: when it is called, if the decoder is not linear or the likelihood another, or the data are not the
+            model's.
+
+    >>> from vaejax import models
+    >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
+    >>> value, info = make_linear_elbo(vae)(vae.init(jax.random.key(0)), jax.random.key(1), jnp.ones((7, 3)))
+    >>> info.per_example.shape
+    (7,)
+
+    Source: Lucas, Tucker, Grosse & Norouzi 2019, "Don't blame the ELBO!".
+    """
+
+    def objective(params: Params, key: Key[Array, ""], x: ArrayLike, *, step: ArrayLike | None = None):
+        del key, step
+        q = vae.encode(params, x)
+        kl = distributions.kl_divergence(q, vae.prior(params))
+        p = vae.decode(params, q.mean)
+        kernel: Any = networks.linear_kernel(params["decoder"]["network"])
+        normal: Any = distributions.without_wrappers(p)
+        if not isinstance(normal, dist.Normal) or kernel.shape[1] != math.prod(p.event_shape):
+            raise ValueError(
+                "the closed form needs a Gaussian likelihood whose std does not depend on z: expected likelihood="
+                "'gaussian_shared_std' or 'gaussian_fixed_std'; came one that needs "
+                f"{kernel.shape[1] // math.prod(p.event_shape)} outputs of the decoder for each number of the data, or "
+                f"{distributions.name_of(p)}. Use make_elbo, which draws samples"
+            )
+        spread = (jnp.asarray(q.variance) @ kernel**2).reshape(*q.batch_shape, *p.event_shape)
+        axes = tuple(range(-len(p.event_shape), 0))
+        reconstruction = distributions.data_log_prob(p, jnp.asarray(x)) - 0.5 * (spread / jnp.asarray(normal.scale) ** 2).sum(axes)
+        elbo = reconstruction - kl
+        value = elbo.mean()
+        info = ObjectiveInfo(
+            bound=value,
+            elbo=value,
+            reconstruction=reconstruction.mean(),
+            kl=kl.mean(),
+            per_example=elbo,
+            ess=jnp.ones_like(elbo),
+            log_w=elbo[None],
+        )
+        return value, lax.stop_gradient(info)
+
+    return objective
 
 
 def effective_sample_size(log_w: Float[Array, "K *batch"]) -> Float[Array, " *batch"]:
