@@ -6,8 +6,8 @@ import math
 import os
 import pathlib
 import sys
-from typing import Literal
 
+import command_line
 import tyro
 
 ESTIMATORS = (
@@ -26,19 +26,9 @@ ESTIMATORS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(command_line.BinarizedDataOptions):
     """Options of a comparison. Every one of them is written to config.json."""
 
-    dataset: str = "digits"
-    """digits (embedded), or any TFDS image set such as mnist."""
-    data_dir: str | None = None
-    """Where TFDS keeps prepared sets; by default ~/tensorflow_datasets."""
-    manual_dir: str | None = None
-    """A folder with the original files of the set, to prepare it from without a network."""
-    download: bool = False
-    """Let TFDS fetch the original files of a set that is not prepared."""
-    binarization: Literal["dynamic", "threshold", "none"] = "dynamic"
-    """Pixels become 0 or 1: drawn anew for each batch, by comparison with 0.5, or not at all."""
     latent_dim: int = 0
     """Numbers in one code; 0: 5 for digits, else 20."""
     hidden_sizes: tuple[int, ...] = ()
@@ -120,8 +110,7 @@ def parse(args: list[str]) -> Config:
 
 def main() -> None:
     """Run the command line. Mistakes of the user end in one line and exit code 2, a signal in 128 + its number."""
-    sys.stdout.reconfigure(line_buffering=True)
-    try:
+    with command_line.errors_in_one_line():
         config = parse(sys.argv[1:])
         print(f"vaejax: {len(config.estimators)} gradient estimators on {config.dataset}; starting JAX")
         if config.dataset == "digits":
@@ -131,12 +120,6 @@ def main() -> None:
         import gradient_comparison  # JAX is imported only now, after the first sign of life
 
         gradient_comparison.run(config)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ import gradient_plots
 import gradient_tables
 import gradient_training
 import jax
+import loading
+import measures
 import numpy as np
 import run_folder
-import training_run
 from gradient_training import Gradient
 from tqdm import tqdm
 
@@ -122,17 +123,17 @@ def run(config: compare_gradients.Config) -> None:
 
 def load(config: compare_gradients.Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Training images; at most 1,000 for validation and those to be compared, both binarized once and for all."""
-    images = training_run.load(config, "train").images
+    images = loading.load(config, "train").images
     largest = max(config.comparison_batch_size, config.batch_size)
     if largest > len(images):
         raise ValueError(
             f"--batch-size and --comparison-batch-size must be at most {len(images)}, the training images of "
             f"{config.dataset}; got {largest}"
         )
-    compared_key, validation_key = jax.random.split(jax.random.key(training_run.EVALUATION_KEY))
+    compared_key, validation_key = jax.random.split(jax.random.key(measures.EVALUATION_KEY))
     order = np.random.default_rng(config.seed).permutation(len(images))
     x = images[order[: config.comparison_batch_size]]
-    validation = training_run.load(config, "validation").images[:1000]
+    validation = loading.load(config, "validation").images[:1000]
     prepare = data.binarization(config.binarization)
     if prepare is not None:
         x, validation = prepare(compared_key, x), prepare(validation_key, validation)

@@ -5,11 +5,9 @@ import pathlib
 import sys
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import plots
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 # Okabe & Ito's colours, which the colour-blind tell apart, and a marker for each, where they lie on each other.
@@ -33,7 +31,7 @@ def draw(folder: pathlib.Path) -> list[pathlib.Path]:
     """Draw every picture of a finished comparison. Returns their paths."""
     results = json.loads((folder / "results.json").read_text())
     title = name_of(json.loads((folder / "config.json").read_text()))
-    with plt.rc_context({"figure.dpi": 120, "savefig.bbox": "tight", "font.size": 9}):
+    with plt.rc_context(plots.STYLE):
         figures = {
             "variance": by_num_samples(results, title, "variance", "variance of the encoder's gradient, nats$^2$"),
             "signal_to_noise": by_num_samples(
@@ -41,12 +39,7 @@ def draw(folder: pathlib.Path) -> list[pathlib.Path]:
             ),
             "training": training(results, title),
         }
-        paths = []
-        for name, figure in figures.items():
-            paths.append(folder / f"{name}.png")
-            figure.savefig(paths[-1])
-            plt.close(figure)
-    return paths
+        return plots.save(figures, folder)
 
 
 def name_of(config: dict[str, Any]) -> str:

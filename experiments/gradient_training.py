@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import compare_gradients
 import jax
 import jax.numpy as jnp
+import measures
 import numpy as np
 import optax
-import training_run
 from jaxtyping import Array, Key
 from tqdm import tqdm
 
@@ -72,7 +72,7 @@ def train(
 
     def validation_elbo(params):
         # Always the same key, so that differences smaller than the noise of the samples can be seen.
-        key = jax.random.key(training_run.EVALUATION_KEY)
+        key = jax.random.key(measures.EVALUATION_KEY)
         return objectives.make_elbo(vae, num_samples=VALIDATION_SAMPLES)(params, key, validation)[1].elbo
 
     validate = jax.jit(jax.vmap(validation_elbo))

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import sys
+from collections.abc import Mapping
 
 import matplotlib
 
@@ -11,35 +12,44 @@ import matplotlib.pyplot as plt
 import numpy as np
 import run_folder
 
+STYLE = {"figure.dpi": 120, "savefig.bbox": "tight", "font.size": 9}  # of every picture, while it is drawn and saved
 COLOURS = plt.get_cmap("tab10")
 
 
 def draw(folder: pathlib.Path) -> list[pathlib.Path]:
     """Draw every picture that the run's saved arrays allow. Returns their paths."""
-    with plt.rc_context({"figure.dpi": 120, "savefig.bbox": "tight", "font.size": 9}):
+    with plt.rc_context(STYLE):
         figures = {"learning_curve": learning_curve(folder), "training_strip": training_strip(folder)}
         with np.load(folder / "pictures.npz") as arrays:
             figures["reconstructions"] = reconstructions(arrays, folder)
             figures["samples"] = samples(arrays, folder)
             if "manifold" in arrays and arrays["originals"].ndim > 2:
                 figures["manifold"] = manifold(arrays["manifold"], folder)
-        paths = []
-        for name, figure in figures.items():
-            paths.append(folder / f"{name}.png")
-            figure.savefig(paths[-1])
-            plt.close(figure)
+        return save(figures, folder)
+
+
+def save(figures: Mapping[str, plt.Figure], folder: pathlib.Path) -> list[pathlib.Path]:
+    """Save each figure as NAME.png and close it. Returns their paths."""
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1])
+        plt.close(figure)
     return paths
 
 
 def title(folder: pathlib.Path) -> str:
     """What was trained, in a few words."""
     config = json.loads((folder / "config.json").read_text())
-    return f"{config['model']} VAE on {config['dataset']}, {config['latent_dim']}-dimensional code"
+    kind = "autoencoder" if config["posterior"] == "point" else "VAE"
+    return f"{config['model']} {kind} on {config['dataset']}, {config['latent_dim']}-dimensional code"
 
 
 def learning_curve(folder: pathlib.Path) -> plt.Figure:
     """The bound on training batches and on validation images, and its two parts, against steps."""
     rows = run_folder.read_metrics(folder)
+    if "squared_error" in rows[0]:
+        return reconstruction_curve(rows, folder)
     steps = [row["step"] for row in rows]
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
     left.plot(steps, [row["elbo"] for row in rows], label="ELBO, training batches")
@@ -57,6 +67,20 @@ def learning_curve(folder: pathlib.Path) -> plt.Figure:
     right.plot(steps, [row["kl"] for row in rows], color="tab:red")
     right.set(xlabel="step", ylabel="nats per example", title="Rate: KL(q(z|x) || p(z)), training")
     figure.suptitle(title(folder))
+    return figure
+
+
+def reconstruction_curve(rows: list[dict], folder: pathlib.Path) -> plt.Figure:
+    """An autoencoder's error, in training and on validation images without corruption, against steps."""
+    config = json.loads((folder / "config.json").read_text())
+    name = config["error"].replace("_", " ")
+    figure, axes = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
+    steps = [row["step"] for row in rows]
+    axes.plot(steps, [row["error"] for row in rows], label="training batches")
+    axes.plot(steps, [-row["validation_bound"] for row in rows], label="validation images")
+    unit = "per example" if name == "squared error" else "nats per example"
+    axes.set(xlabel="step", ylabel=f"{name}, {unit}", title=title(folder), yscale="log")
+    axes.legend()
     return figure
 
 

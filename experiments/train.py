@@ -6,23 +6,16 @@ import math
 import sys
 from typing import Literal
 
+import command_line
 import tyro
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(command_line.BinarizedDataOptions):
     """Options of a run. Every one of them is written to config.json."""
 
     dataset: str = "digits"
     """digits, two_gaussians, spiral, linear_gaussian (embedded), or any TFDS image set such as mnist."""
-    data_dir: str | None = None
-    """Where TFDS keeps prepared sets; by default ~/tensorflow_datasets."""
-    manual_dir: str | None = None
-    """A folder with the original files of the set, to prepare it from without a network."""
-    download: bool = False
-    """Let TFDS fetch the original files of a set that is not prepared."""
-    binarization: Literal["dynamic", "threshold", "none"] = "dynamic"
-    """Pixels become 0 or 1: drawn anew for each batch, by comparison with 0.5, or not at all."""
     model: Literal["mlp", "conv", "linear"] = "mlp"
     """Networks of encoder and decoder."""
     latent_dim: int = 2
@@ -35,12 +28,18 @@ class Config:
     """p(x|z): Bernoulli, or Gaussian with a learned std per pixel, one learned std, or --likelihood-std."""
     likelihood_std: float = 1.0
     """The std of gaussian_fixed_std."""
-    posterior: Literal["gaussian", "bernoulli", "categorical"] = "gaussian"
-    """q(z|x), and with it the prior; the last two have no reparameterization."""
+    posterior: Literal["gaussian", "bernoulli", "categorical", "point"] = "gaussian"
+    """q(z|x), and with it the prior; bernoulli and categorical have no reparameterization, point is no density."""
     num_categories: int = 10
     """Of each number in a categorical code."""
-    objective: Literal["elbo", "iwae"] = "elbo"
-    """Evidence lower bound, or importance-weighted bound."""
+    objective: Literal["elbo", "iwae", "reconstruction"] = "elbo"
+    """Evidence lower bound, importance-weighted bound, or an autoencoder's reconstruction (with --posterior point)."""
+    error: Literal["squared_error", "cross_entropy", "negative_log_likelihood"] = "squared_error"
+    """Of --objective reconstruction."""
+    corruption: Literal["none", "gaussian", "masking"] = "none"
+    """Of the input of --objective reconstruction, which makes it a denoising autoencoder."""
+    corruption_level: float = 0.5
+    """Std of the gaussian one, probability of the masking one."""
     estimator: Literal[
         "pathwise",
         "sticking_the_landing",
@@ -150,7 +149,16 @@ def parse(args: list[str]) -> Config:
     if config.estimator in ("sticking_the_landing", "doubly_reparameterized"):
         if config.objective == "elbo" and config.kl != "sampled":
             raise ValueError(f"--estimator {config.estimator} of the ELBO needs --kl sampled; got {config.kl}")
-    if config.posterior != "gaussian" and config.model == "linear":
+    if config.objective == "reconstruction" and config.posterior == "gaussian":
+        config = dataclasses.replace(config, posterior="point")
+    if (config.objective == "reconstruction") != (config.posterior == "point"):
+        raise ValueError(
+            f"--posterior point belongs to --objective reconstruction, and no other does; got --posterior "
+            f"{config.posterior} and --objective {config.objective}"
+        )
+    if config.objective != "reconstruction" and (config.corruption != "none" or config.error != "squared_error"):
+        raise ValueError(f"--error and --corruption belong to --objective reconstruction; got {config.objective}")
+    if config.posterior not in ("gaussian", "point") and config.model == "linear":
         raise ValueError(f"--model linear has a Gaussian posterior; got --posterior {config.posterior}")
     if config.num_categories != 10 and config.posterior != "categorical":
         raise ValueError(f"--num-categories belongs to --posterior categorical; got {config.posterior}")
@@ -182,19 +190,13 @@ def parse(args: list[str]) -> Config:
 
 def main() -> None:
     """Run the command line. Mistakes of the user end in one line and exit code 2, a signal in 128 + its number."""
-    sys.stdout.reconfigure(line_buffering=True)  # also into a file or a pipe, so that a log shows how far a run is
-    try:
+    with command_line.errors_in_one_line("interrupted; what was saved before stays, and --resume goes on from it"):
         config = parse(sys.argv[1:])
-        print(f"vaejax: a VAE on {config.dataset}; starting JAX")
+        model = "an autoencoder" if config.posterior == "point" else "a VAE"
+        print(f"vaejax: {model} on {config.dataset}; starting JAX")
         import training_run  # JAX is imported only now, after the first sign of life
 
         sys.exit(training_run.run(config))
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted; what was saved before stays, and --resume goes on from it", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import loading
+import measures
 import numpy as np
 import optax
 import plots
@@ -19,17 +21,16 @@ import snapshots
 import train
 from tqdm import tqdm
 
-from vaejax import baselines, checkpoints, data, distributions, estimators, evaluation, models, objectives, training
+from vaejax import autoencoders, baselines, checkpoints, data, distributions, estimators, models, objectives, training
 
 NUM_REPORTS = 100
 SNAPSHOTS_AT = (0, 1, 3, 10, 30)  # reports, of 100; and the last
-EVALUATION_KEY = 20_131_220  # of every run: the test binarization and the samples of log p(x) are the same for all
 
 
 def run(config: train.Config) -> int:
     """Train, evaluate, draw and report. Returns the exit code: 0, or 128 + the signal that stopped it."""
     folder = run_folder.choose_folder(config.runs_dir, config.name, config.dataset, config.resume)
-    images = {split: load(config, split) for split in ("train", "validation", "test")}
+    images = {split: loading.load(config, split) for split in ("train", "validation", "test")}
     vae = build_model(config, images["train"].images.shape[1:])
     print(f"{config.dataset}: {', '.join(f'{len(part.images):,} {split}' for split, part in images.items())} examples")
 
@@ -56,9 +57,10 @@ def run(config: train.Config) -> int:
     run_folder.rewrite_metrics(folder, metrics)
     run_folder.write_json(folder / "config.json", dataclasses.asdict(config))
     print(f"compiled in {compile_seconds:.1f} s; {chunk_size(config):,} steps a report; leaves everything in {folder}")
+    measure = build_measure(config, vae)
     viewer = snapshots.Viewer(vae, held_out["test"], images["test"], folder)
     state, metrics, stopped_by = train_until_done(
-        config, folder, state, metrics, fit, run_key, train_images, vae, held_out["validation"], viewer
+        config, folder, state, metrics, fit, run_key, train_images, measure, held_out["validation"], viewer
     )
     if stopped_by is not None:
         name = signal.Signals(stopped_by).name
@@ -66,7 +68,7 @@ def run(config: train.Config) -> int:
         print(f"go on with: python experiments/train.py {resume_options(config, folder)}")
         return 128 + stopped_by
 
-    result = evaluate(config, vae, state.params, held_out["test"])
+    result = measure.evaluate(state.params, held_out["test"])
     seconds = metrics[-1]["seconds"]
     result |= {
         "train_seconds": seconds,
@@ -82,18 +84,8 @@ def run(config: train.Config) -> int:
     viewer.pictures(state.params)
     run_folder.write_json(folder / "result.json", result)
     drawn = plots.draw(folder)
-    print(in_words(result, config, folder, drawn))
+    print(in_words(result, measure.in_words(result), config, folder, drawn))
     return 0
-
-
-def load(config: train.Config, split: str) -> data.Dataset:
-    """One split of the dataset."""
-    try:
-        return data.load(
-            config.dataset, split, data_dir=config.data_dir, manual_dir=config.manual_dir, download=config.download
-        )
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}. Here these are the options --manual-dir and --download") from error
 
 
 def build_model(config: train.Config, data_shape: tuple[int, ...]) -> models.VAE:
@@ -103,6 +95,8 @@ def build_model(config: train.Config, data_shape: tuple[int, ...]) -> models.VAE
     categorical = config.posterior == "categorical"
     posterior = distributions.categorical(config.num_categories) if categorical else config.posterior
     sizes = config.hidden_sizes
+    if config.model == "linear" and config.posterior == "point":
+        return autoencoders.linear_autoencoder(data_shape, config.latent_dim, likelihood)
     if config.model == "linear":
         return models.linear_vae(data_shape, config.latent_dim, likelihood)
     if config.model == "mlp":
@@ -122,9 +116,19 @@ def build_objective(config: train.Config, vae: models.VAE, estimator: estimators
     """The objective that the configuration names."""
     warmup = config.kl_warmup_steps
     beta = optax.linear_schedule(0.0, config.beta, warmup) if warmup else config.beta
+    if config.objective == "reconstruction":
+        corruptions = {"none": None, "gaussian": autoencoders.gaussian_noise, "masking": autoencoders.masking_noise}
+        make = corruptions[config.corruption]
+        error = getattr(autoencoders, config.error)
+        return autoencoders.make_reconstruction(vae, error, corrupt=make and make(config.corruption_level))
     if config.objective == "iwae":
         return objectives.make_iwae(vae, estimator, config.num_samples, beta=beta)
     return objectives.make_elbo(vae, estimator, config.num_samples, kl=config.kl, beta=beta)
+
+
+def build_measure(config: train.Config, vae: models.VAE) -> measures.Measure:
+    """What is reported of the model."""
+    return (measures.of_reconstructions if config.objective == "reconstruction" else measures.of_bounds)(config, vae)
 
 
 def build_optimizer(config: train.Config) -> optax.GradientTransformation:
@@ -147,10 +151,14 @@ def binarized_once(config: train.Config, images: dict[str, data.Dataset], vae, p
     prepare = data.binarization(config.binarization)
     binarized = {}
     for i, split in enumerate(("validation", "test")):
-        key = jax.random.fold_in(jax.random.key(EVALUATION_KEY), i)
+        key = jax.random.fold_in(jax.random.key(measures.EVALUATION_KEY), i)
         try:
             binarized[split] = images[split].images if prepare is None else prepare(key, images[split].images)
-            models.check_data(vae, params, binarized[split])
+            if config.objective != "reconstruction":
+                models.check_data(vae, params, binarized[split])
+            else:  # as a likelihood would not: other errors than its own are defined for grey pixels too
+                p = vae.decode(params, vae.encode(params, binarized[split][:1]).mean)
+                getattr(autoencoders, config.error)(p, jnp.asarray(binarized[split]))
         except ValueError as error:
             raise ValueError(
                 f"--binarization {config.binarization} and --likelihood {config.likelihood} do not go with "
@@ -243,13 +251,15 @@ def compiled(config: train.Config, step: training.TrainStep, state: training.Tra
     return fit, time.perf_counter() - start
 
 
-def train_until_done(config, folder, state, metrics, fit, key, images, vae, validation, viewer):
+def train_until_done(config, folder, state, metrics, fit, key, images, measure, validation, viewer):
     """Chunks of one compiled program; between them, reports, checkpoints, snapshots and the wish to stop."""
     chunk = chunk_size(config)
     last_checkpoint = time.perf_counter()
     seconds = metrics[-1]["seconds"] if metrics else 0.0
     with run_folder.GracefulStop() as stop, progress_bar(config, int(state.step)) as bar:
-        while int(state.step) < config.num_steps and not converged(config, metrics) and stop.signal is None:
+        while int(state.step) < config.num_steps and stop.signal is None:
+            if converged(config, [row[measure.name] for row in metrics]):
+                break
             before = int(state.step)
             if before // chunk in SNAPSHOTS_AT:
                 viewer.snapshot(state)
@@ -257,11 +267,11 @@ def train_until_done(config, folder, state, metrics, fit, key, images, vae, vali
             state, history = jax.block_until_ready(fit(state, key, images, config.num_steps))
             seconds += time.perf_counter() - start
             after = int(state.step)
-            validated = validation_elbo(vae, state.params, validation)
+            validated = {measure.name: measure.validate(state.params, validation)}
             row = report(history, validated, before, after, seconds, config, folder)
             run_folder.append_metrics(folder, row)
             metrics.append(row)
-            bar.set_postfix_str(f"bound {row['bound']:.2f} nats, {row['examples_per_second']:,.0f} examples/s")
+            bar.set_postfix_str(f"{measure.progress(row)}, {row['examples_per_second']:,.0f} examples/s")
             bar.update(after - before)
             if time.perf_counter() - last_checkpoint >= config.checkpoint_seconds:
                 checkpoints.save(folder / "checkpoints", state, config=compared(config))
@@ -277,13 +287,13 @@ def progress_bar(config: train.Config, done: int) -> tqdm:
 
 
 def report(history, validated, before: int, after: int, seconds, config: train.Config, folder) -> dict[str, Any]:
-    """One line of metrics.jsonl: means over the steps since the last one, and the validation ELBO after them.
+    """One line of metrics.jsonl: means over the steps since the last one, and what was `validated` after them.
 
     Raises:
         ValueError: if the bound was not finite at some step, or is not on validation images after the last of them.
     """
     count = after - before
-    bounds = np.append(np.asarray(history.bound)[:count], validated)
+    bounds = np.append(np.asarray(history.bound)[:count], list(validated.values()))
     if not np.isfinite(bounds).all():
         first = int(np.argmin(np.isfinite(bounds)))
         good = checkpoints.steps(folder / "checkpoints")
@@ -294,62 +304,21 @@ def report(history, validated, before: int, after: int, seconds, config: train.C
         )
     means = {name: float(np.mean(value[:count])) for name, value in history._asdict().items() if value is not None}
     speed = after * config.batch_size / seconds
-    return {"step": after, "seconds": seconds, "examples_per_second": speed, **means, "validation_elbo": validated}
+    return {"step": after, "seconds": seconds, "examples_per_second": speed, **means, **validated}
 
 
-def validation_elbo(vae: models.VAE, params, validation: np.ndarray) -> float:
-    """ELBO of at most 1,000 validation images, nats per example, one sample each, always with the same key.
-
-    NaN where a parameter is not finite: numpyro would refuse to make the distribution, and not say why.
-    """
-    if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)):
-        return math.nan
-    result = evaluation.elbo(vae, params, jax.random.key(EVALUATION_KEY), validation[:1000], num_samples=1)
-    return float(result.estimate.mean())
-
-
-def converged(config: train.Config, metrics: list[dict[str, Any]]) -> bool:
-    """Whether the last `patience` reports have not raised the best validation ELBO by `tolerance`."""
-    elbos = [row["validation_elbo"] for row in metrics]
-    if config.patience == 0 or len(elbos) <= config.patience:
+def converged(config: train.Config, validated: list[float]) -> bool:
+    """Whether the last `patience` reports have not raised the best number on validation images by `tolerance`."""
+    if config.patience == 0 or len(validated) <= config.patience:
         return False
-    return max(elbos[-config.patience :]) < max(elbos[: -config.patience]) + config.tolerance
+    return max(validated[-config.patience :]) < max(validated[: -config.patience]) + config.tolerance
 
 
-def evaluate(config: train.Config, vae: models.VAE, params, test: np.ndarray) -> dict[str, Any]:
-    """Test ELBO, log p(x) with its standard error over examples, active units."""
-    key = jax.random.key(EVALUATION_KEY)
-    estimates, ess, elbos = [], [], []
-    with tqdm(total=len(test), desc="test log p(x)", unit=" examples", leave=False) as bar:
-        for start in range(0, len(test), 1000):
-            part = test[start : start + 1000]
-            part_key = jax.random.fold_in(key, start)
-            result = evaluation.log_likelihood(vae, params, part_key, part, config.eval_samples)
-            estimates.append(np.asarray(result.estimate))
-            ess.append(np.asarray(result.ess))
-            elbos.append(np.asarray(evaluation.elbo(vae, params, part_key, part, 100).estimate))
-            bar.update(len(part))
-    estimates = np.concatenate(estimates)
-    units = evaluation.active_units(vae, params, test)
-    return {
-        "test_elbo": float(np.mean(np.concatenate(elbos))),
-        "test_log_likelihood": float(estimates.mean()),
-        "standard_error": float(estimates.std(ddof=1) / math.sqrt(len(estimates))),
-        "num_samples": config.eval_samples,
-        "mean_effective_sample_size": float(np.concatenate(ess).mean()),
-        "num_test_examples": len(estimates),
-        "active_units": int(units.num_active),
-    }
-
-
-def in_words(result: dict[str, Any], config: train.Config, folder: pathlib.Path, drawn: list[pathlib.Path]) -> str:
+def in_words(result: dict[str, Any], measured: str, config: train.Config, folder, drawn: list[pathlib.Path]) -> str:
     """The report's last lines."""
     return f"""
 {config.dataset}: {result["num_test_examples"]:,} test examples
-  test log p(x)  {result["test_log_likelihood"]:.2f} +- {result["standard_error"]:.2f} nats per example \
-(importance sampling, K = {result["num_samples"]:,}; the standard error is over examples)
-  test ELBO      {result["test_elbo"]:.2f} nats per example
-  latent code    {result["active_units"]} of {config.latent_dim} units active
+{measured}
   training       {result["num_steps"]:,} steps in {result["train_seconds"]:.1f} s, compilation apart \
 ({result["compile_seconds"]:.1f} s); {result["examples_per_second"]:,.0f} examples a second; \
 {result["num_parameters"]:,} parameters

@@ -12,6 +12,7 @@ import jax
 import jaxtyping
 import numpy as np
 import pytest
+from commands import EXPERIMENTS
 
 # Most of the suite's time is compilation of programs that run for milliseconds; also those of the commands it starts.
 FASTER_COMPILATION = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
@@ -43,6 +44,17 @@ def no_type_hook():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def experiments():
+    """Makes experiments/ importable, as its commands import each other's files, and programs compile quickly."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    sys.path.insert(0, str(EXPERIMENTS))
+    yield
+    sys.path.remove(str(EXPERIMENTS))
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Oracles: exact answers in float64, and the z-test that holds random gradients against them."""
+"""Oracles: exact answers in float64, the z-test that holds random gradients against them, and the models they need."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from scipy import stats
 
-from vaejax import distributions
+from vaejax import distributions, estimators, models, networks
 
 
 def linear_gaussian_arrays(params):
@@ -69,6 +69,45 @@ def bound_of_two_samples(params, x, num_nodes=80):
     log_w = log_likelihood + log_prior_over_q
     bound = jnp.logaddexp(log_w[:, :, None], log_w[:, None, :]) - np.log(2)
     return ((weights[:, None] * weights[None])[None] * bound).sum(axis=(1, 2)).mean()
+
+
+def exact_model_gradient(value, params):
+    """What `model_gradient` estimates, from the value in closed form, a function of the parameters."""
+    grads = jax.grad(value)(params)
+    return {part: grads[part] for part in ("encoder", "decoder")}
+
+
+def model_gradient(objective, params, x):
+    """`key -> gradient` of the model's parameters, without those of a trained baseline."""
+
+    def gradient(key):
+        grads, _ = jax.grad(objective, has_aux=True)(params, key, x)
+        return {part: grads[part] for part in ("encoder", "decoder")}
+
+    return gradient
+
+
+def with_wrong_baseline(params, estimator, x):
+    """The parameters with those of the trained baseline, if there is one, which expects another reward than comes."""
+    params = estimators.with_baseline(params, estimator, jax.random.key(7), x)
+    if "baseline" in params:
+        params["baseline"]["mean"] = jnp.array(-3.0)
+        params["baseline"] = jax.tree.map(lambda leaf: leaf.astype(x.dtype), params["baseline"])
+    return params
+
+
+def constant_outputs_vae(likelihood, encoder_row, decoder_row, dtype):
+    """A VAE whose networks return the same given numbers for every example."""
+
+    def network(row):
+        return networks.Network(
+            init=lambda key: {"row": jnp.asarray(row, dtype)},
+            apply=lambda params, x: jnp.broadcast_to(params["row"], (x.shape[0], len(row))),
+        )
+
+    return models.make_vae(
+        network(encoder_row), network(decoder_row), data_shape=(3,), latent_dim=2, likelihood=likelihood
+    )
 
 
 def in_float64(tree):

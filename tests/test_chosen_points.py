@@ -6,9 +6,8 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 from jax.flatten_util import ravel_pytree
-from reference import assert_unbiased, in_float64
+from reference import assert_unbiased, exact_model_gradient, in_float64, model_gradient, with_wrong_baseline
 from scipy import stats
-from test_estimators import exact_model_gradient, model_gradient, with_wrong_baseline
 
 from vaejax import distributions, estimators, models, objectives
 

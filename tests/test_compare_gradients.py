@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import runpy
 import shutil
 import subprocess
 import sys
@@ -10,10 +11,10 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
+from commands import EXPERIMENTS, is_picture, refusal
 
 from vaejax import estimators, models
 
-EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1] / "experiments"
 TINY = "--hidden-sizes 4 --latent-dim 2 --num-steps 10 --batch-size 20 --num-seeds 2 --baseline-steps 3 ".split()
 TINY += "--num-repeats 5 --comparison-batch-size 6 --timing-rounds 2".split()
 SOME = ("pathwise", "nvil", "leave_one_out", "measure_valued", "iwae_pathwise")
@@ -21,17 +22,12 @@ PICTURES = {"variance.png", "signal_to_noise.png", "training.png"}
 
 
 @pytest.fixture(scope="module")
-def cli():
-    """The modules of experiments/, imported as the command imports them, compiling quickly."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    sys.path.insert(0, str(EXPERIMENTS))
+def cli(experiments):
+    """The modules of experiments/ that are tested here."""
     import compare_gradients
     import gradient_comparison
 
-    yield compare_gradients, gradient_comparison
-    sys.path.remove(str(EXPERIMENTS))
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()
+    return compare_gradients, gradient_comparison
 
 
 def run_here(cli, *options):
@@ -55,18 +51,11 @@ def only(rows, **fields):
     return row
 
 
-def is_picture(path):
-    import matplotlib.image
-
-    pixels = matplotlib.image.imread(path)[..., :3]
-    return min(pixels.shape[:2]) > 200 and pixels.std() > 0.02
-
-
 @pytest.mark.slow
 def test_everything_is_left_behind(cli, compared):
     folder, results = compared
     assert {path.name for path in folder.iterdir()} == PICTURES | {"config.json", "results.json", "table.md"}
-    assert all(is_picture(folder / name) for name in PICTURES)
+    assert all(is_picture(folder / name, smallest=200) for name in PICTURES)
     config = json.loads((folder / "config.json").read_text())
     assert tuple(config["estimators"]) == SOME
     assert config["num_samples"] == [1, 2]
@@ -193,18 +182,16 @@ def test_headline_takes_the_fewest_samples_and_the_cheapest(cli):
 
 
 @pytest.mark.slow
-def test_pictures_are_drawn_from_the_folder_without_jax(compared, tmp_path):
+def test_pictures_are_drawn_from_the_folder_without_jax(compared, tmp_path, monkeypatch):
     folder = shutil.copytree(compared[0], tmp_path / "moved", ignore=shutil.ignore_patterns("*.png", "*.md"))
-    code = "import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__'); assert 'jax' not in sys.modules"
-    script = EXPERIMENTS / "gradient_plots.py"
-    # The script reads its own argument where the code has put it.
-    code = code.replace("runpy.run_path(sys.argv[1]", "script = sys.argv.pop(1); runpy.run_path(script")
-    done = subprocess.run([sys.executable, "-c", code, script, folder], capture_output=True, text=True)
+    code = "import runpy, sys; runpy.run_module('gradient_plots', run_name='__main__'); assert 'jax' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, cwd=EXPERIMENTS)
     assert done.returncode == 0, done.stderr
     assert {pathlib.Path(line).name for line in done.stdout.split()} == PICTURES
-    assert all(is_picture(folder / name) for name in PICTURES)
-    done = subprocess.run([sys.executable, "-c", code, script, tmp_path], capture_output=True, text=True)
-    assert "the folder of a finished comparison" in done.stderr
+    assert all(is_picture(folder / name, smallest=200) for name in PICTURES)
+    monkeypatch.setattr(sys, "argv", ["gradient_plots.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match="the folder of a finished comparison"):
+        runpy.run_module("gradient_plots", run_name="__main__")
 
 
 def test_every_estimator_serves_two_samples(cli):
@@ -254,15 +241,9 @@ REFUSED = {
 def test_refusals(cli, tmp_path, monkeypatch, capsys, options, words):
     monkeypatch.setenv("XLA_FLAGS", "")
     (tmp_path / "taken").mkdir()
-    where = ("--runs-dir", str(tmp_path), "--data-dir", str(tmp_path / "nothing"))
-    monkeypatch.setattr(sys, "argv", ["compare_gradients.py", *where, *options])
-    monkeypatch.setattr(sys.stdout, "reconfigure", lambda **_: None, raising=False)
-    with pytest.raises(SystemExit) as stopped:
-        cli[0].main()
-    assert stopped.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ")
-    assert all(word in line for word in words), line
+    where = ("--runs-dir", tmp_path, "--data-dir", tmp_path / "nothing")
+    error = refusal(cli[0].main, monkeypatch, capsys, *where, *options)
+    assert all(word in error for word in words), error
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 

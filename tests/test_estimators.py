@@ -8,11 +8,14 @@ from jax.flatten_util import ravel_pytree
 from reference import (
     assert_unbiased,
     bound_of_two_samples,
+    constant_outputs_vae,
+    exact_model_gradient,
     in_float64,
     linear_elbo,
+    model_gradient,
     with_exact_posterior,
+    with_wrong_baseline,
 )
-from test_models import constant_outputs_vae
 
 from vaejax import estimators, models, objectives
 
@@ -62,30 +65,6 @@ def linear_problem(x64):
     params["decoder"]["head"]["log_std"] = jnp.array(0.3)
     params["encoder"]["head"]["log_std"] = jnp.array([-0.5, 0.2])
     return vae, params, jax.random.normal(jax.random.key(1), (3, 4))
-
-
-def model_gradient(objective, params, x):
-    """`key -> gradient` of the model's parameters, without those of a trained baseline."""
-
-    def gradient(key):
-        grads, _ = jax.grad(objective, has_aux=True)(params, key, x)
-        return {part: grads[part] for part in ("encoder", "decoder")}
-
-    return gradient
-
-
-def with_wrong_baseline(params, estimator, x):
-    """The parameters with those of the trained baseline, if there is one, which expects another reward than comes."""
-    params = estimators.with_baseline(params, estimator, jax.random.key(7), x)
-    if "baseline" in params:
-        params["baseline"]["mean"] = jnp.array(-3.0)
-        params["baseline"] = jax.tree.map(lambda leaf: leaf.astype(x.dtype), params["baseline"])
-    return params
-
-
-def exact_model_gradient(value, params):
-    grads = jax.grad(value)(params)
-    return {part: grads[part] for part in ("encoder", "decoder")}
 
 
 @pytest.mark.parametrize(

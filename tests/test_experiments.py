@@ -16,10 +16,10 @@ import time
 import jax
 import numpy as np
 import pytest
+from commands import EXPERIMENTS, is_picture, refusal
 
 from vaejax import checkpoints, training
 
-EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1] / "experiments"
 TINY = ("--hidden-sizes", "8", "--num-steps", "20", "--eval-samples", "10")
 # 100 reports, and a checkpoint at each where a run is disturbed.
 LONG = ("--hidden-sizes", "16", "--num-steps", "100", "--eval-samples", "10")
@@ -36,17 +36,12 @@ TIMES = {"train_seconds", "compile_seconds", "examples_per_second", "seconds"}
 
 
 @pytest.fixture(scope="module")
-def cli():
-    """The modules of experiments/, imported as the command imports them, compiling quickly."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    sys.path.insert(0, str(EXPERIMENTS))
+def cli(experiments):
+    """The modules of experiments/ that are tested here."""
     import train
     import training_run
 
-    yield train, training_run
-    sys.path.remove(str(EXPERIMENTS))
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.clear_caches()
+    return train, training_run
 
 
 @pytest.fixture(scope="module")
@@ -133,13 +128,6 @@ def check_left_behind(folder, num_steps, pictures=("learning_curve", "training_s
     for path in folder.glob("*.png"):
         assert is_picture(path)
     return values
-
-
-def is_picture(path):
-    import matplotlib.image
-
-    pixels = matplotlib.image.imread(path)[..., :3]
-    return min(pixels.shape[:2]) > 100 and pixels.std() > 0.02
 
 
 def wait_until(condition, process, seconds=120):
@@ -308,6 +296,45 @@ def test_variants(cli, tmp_path, options, capsys):
     assert "K = 10" in capsys.readouterr().out
 
 
+AUTOENCODERS = {
+    "denoising, grey pixels": (
+        *("--binarization", "none", "--corruption", "gaussian", "--corruption-level", "0.3"),
+        *("--error", "cross_entropy", "--patience", "100"),
+    ),
+    "linear, masked points": (
+        *("--dataset", "linear_gaussian", *REAL, "gaussian_fixed_std", "--model", "linear"),
+        *("--corruption", "masking", "--latent-dim", "3"),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", AUTOENCODERS.values(), ids=AUTOENCODERS)
+def test_autoencoders(cli, tmp_path, options, capsys):
+    options = (*TINY, "--objective", "reconstruction", *options, "--runs-dir", tmp_path)
+    assert run_here(cli, *options) == 0
+    (folder,) = tmp_path.iterdir()
+    config = json.loads((folder / "config.json").read_text())
+    assert config["posterior"] == "point"
+    reports = rows(folder)
+    assert {"step", "seconds", "bound", "error", "squared_error", "validation_bound"} <= reports[0].keys()
+    assert reports[-1]["error"] < reports[0]["error"]
+    values = result(folder)
+    assert values["num_steps"] == 20
+    # The errors of the test images, from what the pictures show.
+    with np.load(folder / "pictures.npz") as arrays:
+        errors = ((arrays["originals"] - arrays["reconstructions"]) ** 2).reshape(len(arrays["originals"]), -1).sum(1)
+    if len(errors) == values["num_test_examples"]:
+        np.testing.assert_allclose(values["test_squared_error"], errors.mean(), rtol=1e-5)
+        np.testing.assert_allclose(values["standard_error"], errors.std(ddof=1) / len(errors) ** 0.5, rtol=1e-4)
+        assert values["test_error"] > values["test_squared_error"]  # a cross-entropy
+    printed = capsys.readouterr().out
+    assert f"{values['test_squared_error']:.4f} +- {values['standard_error']:.4f} per example" in printed
+    assert "an autoencoder has none" in printed
+    for name in ("learning_curve", "training_strip", "reconstructions", "samples"):
+        assert is_picture(folder / f"{name}.png", 1000)
+
+
 @pytest.mark.slow
 def test_aevb_stops_by_its_rule(cli, tmp_path, capsys):
     options = ("--preset", "aevb", "--dataset", "digits", "--hidden-sizes", "8", "--eval-samples", "10")
@@ -343,10 +370,9 @@ def test_prepared_image_sets(cli, tmp_path, prepared_tfds, options):
 
 @pytest.fixture(scope="module")
 def undisturbed(quick, tmp_path_factory):
-    """A run from start to end, without the cache of compiled programs."""
+    """A run from start to end, which compiles its programs itself and leaves them in the cache for other processes."""
     runs = tmp_path_factory.mktemp("undisturbed")
-    env = {name: value for name, value in quick.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-    run(*LONG, "--runs-dir", runs, env=env)
+    run(*LONG, "--runs-dir", runs, env=quick)
     return runs / "digits"
 
 
@@ -368,8 +394,9 @@ def stopped_by(number, folder, env, *options):
 
 
 @pytest.fixture(scope="module")
-def stopped(quick, tmp_path_factory):
+def stopped(quick, undisturbed, tmp_path_factory):
     """A run that SIGTERM stopped, and what it said. Tests copy the folder before they touch it."""
+    assert any(pathlib.Path(quick["JAX_COMPILATION_CACHE_DIR"]).iterdir())  # what the undisturbed run compiled
     folder = tmp_path_factory.mktemp("stopped") / "digits"
     said = stopped_by(signal.SIGTERM, folder, quick)
     return folder, said
@@ -393,11 +420,12 @@ def test_stopped_runs_resume_to_the_same_parameters(cli, quick, undisturbed, sto
 
 
 @pytest.mark.slow
-def test_finished_run_resumed_reports_again(cli, quick, undisturbed, tmp_path):
+def test_finished_run_resumed_reports_again(cli, undisturbed, tmp_path, capsys):
     folder = shutil.copytree(undisturbed, tmp_path / "digits")
-    done = run(*LONG, "--resume", "--runs-dir", tmp_path, env=quick)
-    assert "at step 100" in done.stdout
-    assert f"{result(undisturbed)['test_log_likelihood']:.2f}" in done.stdout
+    assert run_here(cli, *LONG, "--resume", "--runs-dir", tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "at step 100" in said
+    assert f"{result(undisturbed)['test_log_likelihood']:.2f}" in said
     check_same_run(cli, folder, undisturbed)
 
 
@@ -450,7 +478,7 @@ def test_full_disk_keeps_the_last_good_checkpoint(cli, quick, undisturbed, stopp
     assert "the disk or a quota is full" in done.stderr
     assert f"The checkpoint of step {last} is still good" in done.stderr
     assert int(final_state(cli, folder).step) == last
-    run(*LONG, "--resume", "--runs-dir", tmp_path, env=quick)
+    assert run_here(cli, *LONG, "--resume", "--runs-dir", tmp_path) == 0  # compiled anew, nothing from the cache
     check_same_run(cli, folder, undisturbed)
 
 
@@ -500,6 +528,20 @@ def changed(path, before):
 
 TWO_GAUSSIANS = ("--dataset", "two_gaussians")
 REFUSED = {
+    "a bound of a point": (("--posterior", "point"), ["--posterior point belongs to --objective reconstruction"]),
+    "a reconstruction of coins": (
+        ("--objective", "reconstruction", "--posterior", "bernoulli"),
+        ["--posterior point belongs to --objective reconstruction", "got --posterior bernoulli"],
+    ),
+    "corruption under a bound": (("--corruption", "gaussian"), ["belong to --objective reconstruction; got elbo"]),
+    "negative noise": (
+        ("--objective", "reconstruction", "--corruption", "gaussian", "--corruption-level", "-1"),
+        ["std of gaussian_noise", "got -1.0"],
+    ),
+    "entropy of points": (
+        (*TWO_GAUSSIANS, *REAL, "gaussian_fixed_std", "--objective", "reconstruction", "--error", "cross_entropy"),
+        ["cross_entropy needs a decoder with likelihood='bernoulli'"],
+    ),
     "the score left in a KL in closed form": (
         ("--estimator", "sticking_the_landing"),
         ["--estimator sticking_the_landing of the ELBO needs --kl sampled; got analytic"],
@@ -551,23 +593,10 @@ REFUSED = {
 }
 
 
-def refusal(cli, monkeypatch, capsys, *options):
-    """The one line of standard error with which the command refuses its options."""
-    train, _ = cli
-    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, options)])
-    with pytest.raises(SystemExit) as stopped:
-        train.main()
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ")
-    assert error.count("\n") == 1
-    return error
-
-
 @pytest.mark.parametrize(("options", "words"), REFUSED.values(), ids=REFUSED)
 def test_refused(cli, monkeypatch, capsys, tmp_path, no_type_hook, options, words):
     data_dir = ("--data-dir", tmp_path / "tfds")
-    error = refusal(cli, monkeypatch, capsys, *options, *data_dir, "--runs-dir", tmp_path / "runs")
+    error = refusal(cli[0].main, monkeypatch, capsys, *options, *data_dir, "--runs-dir", tmp_path / "runs")
     for word in words:
         assert word in error
     assert not (tmp_path / "runs").exists()
@@ -575,7 +604,7 @@ def test_refused(cli, monkeypatch, capsys, tmp_path, no_type_hook, options, word
 
 def test_name_that_is_taken(cli, monkeypatch, capsys, tmp_path):
     (tmp_path / "mine").mkdir()
-    error = refusal(cli, monkeypatch, capsys, "--name", "mine", "--runs-dir", tmp_path)
+    error = refusal(cli[0].main, monkeypatch, capsys, "--name", "mine", "--runs-dir", tmp_path)
     assert "mine exists" in error
     assert "--resume" in error
     assert "--name" in error
@@ -583,7 +612,8 @@ def test_name_that_is_taken(cli, monkeypatch, capsys, tmp_path):
 
 def test_runs_dir_that_is_a_file(cli, monkeypatch, capsys, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "Not a directory" in refusal(cli, monkeypatch, capsys, *TINY, "--runs-dir", tmp_path / "file")
+    error = refusal(cli[0].main, monkeypatch, capsys, *TINY, "--runs-dir", tmp_path / "file")
+    assert "Not a directory" in error
 
 
 @pytest.mark.parametrize("options", [("--frobnicate", "3"), ("--preset", "none"), ("--model", "rnn")])

@@ -4,7 +4,7 @@ import numpy as np
 import numpyro.distributions as dist
 import pytest
 from flax import linen, nnx
-from reference import in_float64, linear_gaussian_arrays
+from reference import constant_outputs_vae, in_float64, linear_gaussian_arrays
 
 from vaejax import distributions, models, networks, objectives
 
@@ -107,20 +107,6 @@ def test_a_users_own_networks_and_head():
     grads, info = jax.grad(objective, has_aux=True)(params, jax.random.key(1), jnp.ones((3, 4, 4)))
     assert jnp.isfinite(info.elbo)
     assert jax.tree.structure(grads) == jax.tree.structure(params)
-
-
-def constant_outputs_vae(likelihood, encoder_row, decoder_row, dtype):
-    """A VAE whose networks return the same given numbers for every example."""
-
-    def network(row):
-        return networks.Network(
-            init=lambda key: {"row": jnp.asarray(row, dtype)},
-            apply=lambda params, x: jnp.broadcast_to(params["row"], (x.shape[0], len(row))),
-        )
-
-    return models.make_vae(
-        network(encoder_row), network(decoder_row), data_shape=(3,), latent_dim=2, likelihood=likelihood
-    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

@@ -11,6 +11,7 @@
 
 from vaejax import (
     adversarial,
+    augmentation,
     autoencoders,
     baselines,
     checkpoints,
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "adversarial",
+    "augmentation",
     "autoencoders",
     "baselines",
     "checkpoints",

@@ -17,34 +17,19 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from vaejax import distributions, models, networks
+from vaejax import data, distributions, models, networks
 from vaejax.distributions import Head, Params
 from vaejax.models import VAE
-from vaejax.principal_components import PCA, axis_alignment, equivalent_examples, pca, subspace_distance
-from vaejax.regularizers import Corruption, Penalty, nested_dropout, nonuniform_l2, rotation_augmentation, uniform_l2
-
-__all__ = [
-    "PCA",
-    "ReconstructionInfo",
-    "axis_alignment",
-    "conv_autoencoder",
-    "cross_entropy",
-    "denoising_score",
-    "equivalent_examples",
-    "gaussian_noise",
-    "linear_autoencoder",
-    "make_reconstruction",
-    "masking_noise",
-    "mlp_autoencoder",
-    "negative_log_likelihood",
-    "nested_dropout",
-    "nonuniform_l2",
-    "pca",
-    "rotation_augmentation",
-    "squared_error",
-    "subspace_distance",
-    "uniform_l2",
-]
+from vaejax.principal_components import PCA as PCA
+from vaejax.principal_components import axis_alignment as axis_alignment
+from vaejax.principal_components import equivalent_examples as equivalent_examples
+from vaejax.principal_components import pca as pca
+from vaejax.principal_components import subspace_distance as subspace_distance
+from vaejax.regularizers import Corruption, Penalty
+from vaejax.regularizers import nested_dropout as nested_dropout
+from vaejax.regularizers import nonuniform_l2 as nonuniform_l2
+from vaejax.regularizers import rotation_augmentation as rotation_augmentation
+from vaejax.regularizers import uniform_l2 as uniform_l2
 
 ErrorFunction = Callable[[dist.Distribution, Array], Array]
 
@@ -134,7 +119,11 @@ def linear_autoencoder(
 
 
 def squared_error(p: dist.Distribution, x: Array) -> Array:
-    """|x - mean of p|^2, summed over an example: (*batch,)."""
+    """|x - mean of p|^2, summed over an example: (*batch,).
+
+    >>> squared_error(dist.Normal(jnp.zeros((2, 3)), 1.0).to_event(1), jnp.full((2, 3), 2.0)).tolist()
+    [12.0, 12.0]
+    """
     return ((x - jnp.asarray(p.mean)) ** 2).sum(axis=_event_axes(p))
 
 
@@ -145,6 +134,9 @@ def negative_log_likelihood(p: dist.Distribution, x: Array) -> Array:
 
     Raises:
         ValueError: if x is concrete and outside the support; under `jit` the error of such an example is NaN.
+
+    >>> negative_log_likelihood(dist.BernoulliLogits(jnp.zeros((2, 1))).to_event(1), jnp.ones((2, 1))).round(4).tolist()
+    [0.693..., 0.693...]
     """
     return -distributions.data_log_prob(p, x)
 
@@ -157,6 +149,9 @@ def cross_entropy(p: dist.Distribution, x: Array) -> Array:
 
     Raises:
         ValueError: if p is not Bernoulli, or x is concrete and not in [0, 1]; under `jit` the error is then NaN.
+
+    >>> cross_entropy(dist.BernoulliLogits(jnp.zeros((2, 3))).to_event(1), jnp.full((2, 3), 0.2)).round(4).tolist()
+    [2.0794..., 2.0794...]
     """
     base = distributions.without_wrappers(p)
     if not isinstance(base, dist.BernoulliLogits):
@@ -164,6 +159,7 @@ def cross_entropy(p: dist.Distribution, x: Array) -> Array:
             f"cross_entropy needs a decoder with likelihood='bernoulli'; came {distributions.name_of(p)}: use "
             "squared_error or negative_log_likelihood"
         )
+    data.check_finite(x, "pixels")
     inside = (x >= 0) & (x <= 1)
     if not isinstance(inside, Tracer) and not inside.all():
         raise ValueError(
@@ -198,7 +194,8 @@ def make_reconstruction(
         (*batch, *data_shape); the value is in the units of the error, per example.
 
     Raises:
-        ValueError: when it is called, if the posterior is not a point, or data or error are not the model's.
+        ValueError: when it is called, if the posterior is not a point, data or error are not the model's, or concrete
+            data hold NaN or infinities.
 
     >>> model = mlp_autoencoder((3,), latent_dim=2, hidden_sizes=(5,))
     >>> denoising = make_reconstruction(model, corrupt=gaussian_noise(0.3))
@@ -211,6 +208,7 @@ def make_reconstruction(
 
     def objective(params: Params, key: Key[Array, ""], x: ArrayLike, *, step: ArrayLike | None = None):
         del step
+        data.check_finite(x, "data")
         x = jnp.asarray(x)
         input_key, code_key = jax.random.split(key)
         z = _codes(vae, params, x if corrupt is None else corrupt(input_key, x))
@@ -223,11 +221,11 @@ def make_reconstruction(
     return objective
 
 
-def gaussian_noise(std: float) -> Corruption:
+def gaussian_noise(std: float | Float[Array, ""]) -> Corruption:
     """Corruption by independent normal noise, `(key, x) -> x + std * noise`.
 
     Args:
-        std: in the units of x, at least 0.
+        std: in the units of x, at least 0; it may be traced, so that a population can have one each.
 
     Raises:
         ValueError: if std is below 0 or no number.
@@ -235,7 +233,7 @@ def gaussian_noise(std: float) -> Corruption:
     >>> gaussian_noise(0.1)(jax.random.key(0), jnp.zeros((2, 3))).shape
     (2, 3)
     """
-    if not 0 <= std < np.inf:
+    if not isinstance(std, Tracer) and not 0 <= std < np.inf:
         raise ValueError(f"the std of gaussian_noise must be a number of at least 0; got {std!r}")
     return lambda key, x: x + std * jax.random.normal(key, x.shape, x.dtype)
 
@@ -257,7 +255,7 @@ def masking_noise(probability: float) -> Corruption:
     return lambda key, x: jnp.where(jax.random.bernoulli(key, probability, x.shape), 0, x)
 
 
-def denoising_score(vae: VAE, params: Params, x: ArrayLike, std: float) -> Array:
+def denoising_score(vae: VAE, params: Params, x: ArrayLike, std: float | Float[Array, ""]) -> Array:
     """(r(x) - x) / std^2 of a denoising autoencoder trained with `squared_error` and `gaussian_noise(std)`.
 
     For the best possible r it is the score, the gradient of log p(x), of the data's density smoothed by that noise: by
@@ -268,7 +266,7 @@ def denoising_score(vae: VAE, params: Params, x: ArrayLike, std: float) -> Array
         vae: the autoencoder.
         params: its parameters.
         x: points, (*batch, *data_shape).
-        std: of the noise in training, above 0.
+        std: of the noise in training, above 0; it may be traced.
 
     Returns:
         The score, per unit of x, (*batch, *data_shape).
@@ -276,10 +274,14 @@ def denoising_score(vae: VAE, params: Params, x: ArrayLike, std: float) -> Array
     Raises:
         ValueError: if std is not above 0, or the model is not an autoencoder.
 
+    >>> model = mlp_autoencoder((2,), latent_dim=4, hidden_sizes=(8,))
+    >>> denoising_score(model, model.init(jax.random.key(0)), jnp.ones((7, 2)), std=0.1).shape
+    (7, 2)
+
     Source: Alain & Bengio 2014, "What regularized auto-encoders learn from the data-generating distribution".
     """
-    if not std > 0:
-        raise ValueError(f"std must be above 0, as the noise in training was; got {std!r}")
+    if not isinstance(std, Tracer) and not 0 < std < np.inf:
+        raise ValueError(f"std must be a number above 0, as the noise in training was; got {std!r}")
     x = jnp.asarray(x)
     return (jnp.asarray(vae.decode(params, _codes(vae, params, x)).mean) - x) / std**2
 

@@ -174,6 +174,11 @@ def make_linear_elbo(vae: VAE) -> Objective:
         p = vae.decode(params, q.mean)
         kernel: Any = networks.linear_kernel(params["decoder"]["network"])
         normal: Any = distributions.without_wrappers(p)
+        if kernel.shape[0] != math.prod(q.event_shape):
+            raise ValueError(
+                f"the closed form needs a code of numbers that the decoder sees as they are; came q = "
+                f"{distributions.name_of(q)}, which it sees one-hot. Use make_elbo, which draws samples"
+            )
         if not isinstance(normal, dist.Normal) or kernel.shape[1] != math.prod(p.event_shape):
             raise ValueError(
                 "the closed form needs a Gaussian likelihood whose std does not depend on z: expected likelihood="
@@ -183,7 +188,9 @@ def make_linear_elbo(vae: VAE) -> Objective:
             )
         spread = (jnp.asarray(q.variance) @ kernel**2).reshape(*q.batch_shape, *p.event_shape)
         axes = tuple(range(-len(p.event_shape), 0))
-        reconstruction = distributions.data_log_prob(p, jnp.asarray(x)) - 0.5 * (spread / jnp.asarray(normal.scale) ** 2).sum(axes)
+        reconstruction = distributions.data_log_prob(p, jnp.asarray(x)) - 0.5 * (
+            spread / jnp.asarray(normal.scale) ** 2
+        ).sum(axes)
         elbo = reconstruction - kl
         value = elbo.mean()
         info = ObjectiveInfo(

@@ -1,0 +1,43 @@
+"""What the command lines share: the options that name the data, and the way they end. Nothing here waits for JAX."""
+
+import contextlib
+import dataclasses
+import sys
+from collections.abc import Iterator
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """Which images, and where they are; a Config inherits them."""
+
+    dataset: str = "digits"
+    """digits (embedded), or any TFDS image set such as mnist."""
+    data_dir: str | None = None
+    """Where TFDS keeps prepared sets; by default ~/tensorflow_datasets."""
+    manual_dir: str | None = None
+    """A folder with the original files of the set, to prepare it from without a network."""
+    download: bool = False
+    """Let TFDS fetch the original files of a set that is not prepared."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BinarizedDataOptions(DataOptions):
+    """Those of a model of black and white pixels."""
+
+    binarization: Literal["dynamic", "threshold", "none"] = "dynamic"
+    """Pixels become 0 or 1: drawn anew for each batch, by comparison with 0.5, or not at all."""
+
+
+@contextlib.contextmanager
+def errors_in_one_line(interrupted: str = "interrupted") -> Iterator[None]:
+    """Around a command: a mistake of the user ends in one line and exit code 2, Ctrl-C in `interrupted` and 130."""
+    sys.stdout.reconfigure(line_buffering=True)  # also into a file or a pipe, so that a log shows how far a run is
+    try:
+        yield
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"\n{interrupted}", file=sys.stderr)
+        sys.exit(130)

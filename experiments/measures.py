@@ -1,0 +1,116 @@
+"""What a run reports of its model: of a VAE bounds on log p(x), of an autoencoder its reconstruction error."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import train
+from tqdm import tqdm
+
+from vaejax import autoencoders, evaluation, models
+
+EVALUATION_KEY = 20_131_220  # of every run: the test binarization and the samples of log p(x) are the same for all
+
+
+class Measure(NamedTuple):
+    """How good a model is, in one number between reports and in several at the end.
+
+    Attributes:
+        name: of the number in metrics.jsonl; it rises as the model gets better.
+        validate: `(params, images) -> number`, NaN where a parameter is not finite.
+        evaluate: `(params, images) -> numbers` for result.json.
+        in_words: `(numbers) -> lines` of the report.
+        progress: `(line of metrics.jsonl) -> words` beside the progress bar.
+    """
+
+    name: str
+    validate: Callable[[Any, np.ndarray], float]
+    evaluate: Callable[[Any, np.ndarray], dict[str, Any]]
+    in_words: Callable[[dict[str, Any]], str]
+    progress: Callable[[dict[str, Any]], str]
+
+
+def of_bounds(config: train.Config, vae: models.VAE) -> Measure:
+    """ELBO of at most 1,000 validation images, always with the same key; test ELBO, log p(x) and active units."""
+
+    def validate(params, images: np.ndarray) -> float:
+        if not finite(params):  # numpyro would refuse to make the distribution, and not say why
+            return math.nan
+        result = evaluation.elbo(vae, params, jax.random.key(EVALUATION_KEY), images[:1000], num_samples=1)
+        return float(result.estimate.mean())
+
+    def evaluate(params, images: np.ndarray) -> dict[str, Any]:
+        key = jax.random.key(EVALUATION_KEY)
+        estimates, ess, elbos = [], [], []
+        with tqdm(total=len(images), desc="test log p(x)", unit=" examples", leave=False) as bar:
+            for start in range(0, len(images), 1000):
+                part = images[start : start + 1000]
+                part_key = jax.random.fold_in(key, start)
+                result = evaluation.log_likelihood(vae, params, part_key, part, config.eval_samples)
+                estimates.append(np.asarray(result.estimate))
+                ess.append(np.asarray(result.ess))
+                elbos.append(np.asarray(evaluation.elbo(vae, params, part_key, part, 100).estimate))
+                bar.update(len(part))
+        estimates = np.concatenate(estimates)
+        units = evaluation.active_units(vae, params, images)
+        return {
+            "test_elbo": float(np.mean(np.concatenate(elbos))),
+            "test_log_likelihood": float(estimates.mean()),
+            "standard_error": float(estimates.std(ddof=1) / math.sqrt(len(estimates))),
+            "num_samples": config.eval_samples,
+            "mean_effective_sample_size": float(np.concatenate(ess).mean()),
+            "num_test_examples": len(estimates),
+            "active_units": int(units.num_active),
+        }
+
+    def in_words(result: dict[str, Any]) -> str:
+        return f"""\
+  test log p(x)  {result["test_log_likelihood"]:.2f} +- {result["standard_error"]:.2f} nats per example \
+(importance sampling, K = {result["num_samples"]:,}; the standard error is over examples)
+  test ELBO      {result["test_elbo"]:.2f} nats per example
+  latent code    {result["active_units"]} of {config.latent_dim} units active"""
+
+    return Measure("validation_elbo", validate, evaluate, in_words, lambda row: f"bound {row['bound']:.2f} nats")
+
+
+def of_reconstructions(config: train.Config, vae: models.VAE) -> Measure:
+    """Reconstruction errors of clean images, the one that was trained and the squared one."""
+    error = getattr(autoencoders, config.error)
+
+    @jax.jit
+    def errors(params, images):
+        p = vae.decode(params, vae.encode(params, images).mean)
+        return error(p, images), autoencoders.squared_error(p, images)
+
+    def validate(params, images: np.ndarray) -> float:
+        return -float(errors(params, images[:1000])[0].mean()) if finite(params) else math.nan
+
+    def evaluate(params, images: np.ndarray) -> dict[str, Any]:
+        trained, squared = (np.asarray(values, np.float64) for values in errors(params, images))
+        return {
+            "test_error": float(trained.mean()),
+            "test_squared_error": float(squared.mean()),
+            "standard_error": float(squared.std(ddof=1) / math.sqrt(len(squared))),
+            "num_test_examples": len(squared),
+        }
+
+    def in_words(result: dict[str, Any]) -> str:
+        lines = [
+            f"  squared error  {result['test_squared_error']:.4f} +- {result['standard_error']:.4f} per example "
+            "(the standard error is over examples)"
+        ]
+        if config.error != "squared_error":
+            name = config.error.replace("_", " ")
+            lines.append(f"  {name} {result['test_error']:.3f} nats per example")
+        lines.append("  log p(x)       an autoencoder has none")
+        return "\n".join(lines)
+
+    return Measure("validation_bound", validate, evaluate, in_words, lambda row: f"error {row['error']:.3f}")
+
+
+def finite(params: Any) -> bool:
+    """Whether every parameter is."""
+    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params))

@@ -1,0 +1,29 @@
+"""What the tests of the command lines share: where they are, what a refusal must look like, what a picture is."""
+
+import pathlib
+import sys
+
+import pytest
+
+EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1] / "experiments"
+
+
+def refusal(main, monkeypatch, capsys, *options):
+    """The one line of standard error with which a command refuses its options, with exit code 2."""
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, options)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert error.endswith("\n")
+    return error
+
+
+def is_picture(path, smallest=100):
+    """Whether a file is a picture of more than `smallest` pixels in each direction, with something on it."""
+    import matplotlib.image
+
+    pixels = matplotlib.image.imread(path)[..., :3]
+    return min(pixels.shape[:2]) > smallest and pixels.std() > 0.02
