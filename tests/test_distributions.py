@@ -90,7 +90,9 @@ def test_a_category_needs_another(num_categories, no_type_hook):
 
 
 def test_unknown_posterior_names_the_known(no_type_hook):
-    with pytest.raises(ValueError, match=r"one of \['bernoulli', 'categorical', 'gaussian'\] or .*; got 'beta'"):
+    with pytest.raises(
+        ValueError, match=r"one of \['bernoulli', 'categorical', 'gaussian', 'point'\] or .*; got 'beta'"
+    ):
         distributions.posterior_head("beta")
 
 
@@ -127,6 +129,26 @@ def test_kl_and_entropy_equal_quadrature(x64):
     kl = -entropy - np.trapezoid(density * stats.norm(0, 1).logpdf(grid), grid)
     np.testing.assert_allclose(distributions.kl_divergence(q, p), kl, rtol=1e-9)
     np.testing.assert_allclose(distributions.entropy(q), entropy, rtol=1e-9)
+
+
+def test_a_point_is_its_own_mean_and_sample_and_has_no_density():
+    value = jnp.array([[0.5, -2.0, 3.0], [0.0, 1.0, 1e4]])
+    q = event(distributions.point(), value)
+    assert (q.batch_shape, q.event_shape) == ((2,), (3,))
+    for code in (q.mean, distributions.center(q), distributions.sample(q, jax.random.key(0))):
+        np.testing.assert_array_equal(code, value)
+    normal = dist.Normal(value, 1.0).to_event(1)
+    for ask in (
+        lambda: distributions.log_prob(q, value),
+        lambda: distributions.data_log_prob(q, value),
+        lambda: distributions.entropy(q),
+        lambda: distributions.kl_divergence(q, normal),
+        lambda: distributions.kl_divergence(normal, q),
+    ):
+        with pytest.raises(ValueError, match=r"a distribution with a density; came a point mass, .* no ELBO and gives"):
+            ask()
+    prior = distributions.point().prior((3,), jnp.float32)  # codes drawn at random come from a standard normal
+    np.testing.assert_allclose(distributions.log_prob(prior, jnp.zeros(3)), stats.norm.logpdf(np.zeros(3)), rtol=1e-6)
 
 
 def test_kl_broadcasts_a_prior_over_the_batch():

@@ -106,6 +106,20 @@ def test_mlp_equals_its_matrix_products():
     np.testing.assert_allclose(network.apply(params, x), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_the_kernel_of_a_linear_network():
+    network = networks.mlp(3, (), 2)
+    params, x = network.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (7, 3))
+    kernel = networks.linear_kernel(params)
+    assert kernel.shape == (3, 2)
+    np.testing.assert_allclose(network.apply(params, x), x @ kernel + params["layer_0"]["bias"][None], rtol=1e-5)
+    for deep in (networks.mlp(3, (5,), 2), networks.conv_encoder((8, 8, 1), (4,), 6, 2)):
+        others = jax.eval_shape(deep.init, jax.random.key(0))
+        with pytest.raises(
+            ValueError, match=r"expected a linear network, mlp\(..., hidden_sizes=\(\)\); came one with"
+        ):
+            networks.linear_kernel(others)
+
+
 @pytest.mark.parametrize("image_shape", [(28, 28, 1), (28, 20, 1), (7, 9, 3), (8, 8, 1)])
 def test_conv_networks_keep_any_image_shape(image_shape):
     encoder = networks.conv_encoder(image_shape, (4, 8), 16, 6)

@@ -6,7 +6,7 @@ import optax
 import pytest
 from reference import in_float64, linear_elbo, linear_log_likelihood, with_exact_posterior
 
-from vaejax import estimators, models, objectives
+from vaejax import distributions, estimators, models, objectives
 
 
 @pytest.fixture
@@ -159,6 +159,58 @@ def test_grey_pixels_raise_and_are_nan_under_jit(small_problem):
     with pytest.raises(ValueError, match="exactly 0 or 1"):
         jax.grad(objective, has_aux=True)(params, jax.random.key(1), grey)
     assert jnp.isnan(jax.jit(objective)(params, jax.random.key(1), grey)[0])
+
+
+def test_the_elbo_without_samples_is_the_closed_form(linear_problem):
+    vae, params, x = linear_problem
+    params["encoder"]["head"]["log_std"] = jnp.array([0.4, -0.7])
+    params["decoder"]["head"]["log_std"] = jnp.array(-0.5)
+    closed_form, key = jax.jit(jax.value_and_grad(objectives.make_linear_elbo(vae), has_aux=True)), jax.random.key(2)
+    (value, info), grads = closed_form(params, key, x)
+    exact, exact_grads = jax.jit(jax.value_and_grad(linear_elbo))(params, x)
+    np.testing.assert_allclose([value, info.elbo, info.bound, info.per_example.mean()], exact, rtol=1e-12)
+    chex.assert_trees_all_close(grads, exact_grads, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(info.reconstruction - info.kl, exact, rtol=1e-12)
+    np.testing.assert_allclose(info.per_example[0], linear_elbo(params, x[:1]), rtol=1e-12)
+    assert (info.ess == 1).all()
+    np.testing.assert_array_equal(info.log_w, info.per_example[None])
+    jax.random.normal(key)  # which nobody has used, or this would be refused
+    (_, info), _ = closed_form(params, key, x.at[1, 2].set(jnp.nan))
+    assert np.isnan(info.per_example).tolist() == [False, True, False]
+
+
+def test_the_elbo_without_samples_is_the_mean_of_that_with_samples(x64):
+    # Images, each pixel with a standard deviation of its own.
+    vae = models.linear_vae((2, 3), 2, distributions.gaussian_shared_std((2, 3)))
+    params, x = in_float64(vae.init(jax.random.key(0))), jax.random.normal(jax.random.key(1), (4, 2, 3))
+    params["encoder"]["head"]["log_std"] = jnp.array([0.4, -0.7])
+    params["decoder"]["head"]["log_std"] = jnp.linspace(-0.5, 0.5, 6).reshape(2, 3)
+    exact, info = objectives.make_linear_elbo(vae)(params, jax.random.key(2), x)
+    draws = draws_of(objectives.make_elbo(vae), params, x, jax.random.key(3), 50_000)
+    error = draws.std() / np.sqrt(len(draws))
+    assert error < 0.03
+    assert abs(draws.mean() - exact) < 5 * error
+    assert info.per_example.shape == (4,)
+
+
+def test_the_elbo_without_samples_refuses_what_has_no_closed_form():
+    def vae_of(likelihood="gaussian_fixed_std", posterior="gaussian", hidden_sizes=()):
+        return models.mlp_vae((3,), 2, hidden_sizes, likelihood, posterior=posterior)
+
+    for vae, message in (
+        (vae_of(hidden_sizes=(5,)), r"expected a linear network, .*came one with \['layer_0', 'layer_1'\]"),
+        (vae_of("gaussian"), "std does not depend on z: .* came one that needs 2 outputs .* Use make_elbo"),
+        (vae_of("bernoulli"), "needs a Gaussian likelihood .* or BernoulliLogits. Use make_elbo"),
+        (vae_of(posterior="point"), "a point mass, as the posterior 'point' of an autoencoder is"),
+        (vae_of(posterior=distributions.categorical(3)), "q = CategoricalLogits, which it sees one-hot. Use make_elbo"),
+    ):
+        params = jax.eval_shape(vae.init, jax.random.key(0))
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(objectives.make_linear_elbo(vae), params, jax.random.key(1), jnp.ones((7, 3)))
+    vae = vae_of()
+    params = vae.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"expected data of shape \(\*batch, 3\).*came \(7, 2\)"):
+        objectives.make_linear_elbo(vae)(params, jax.random.key(1), jnp.ones((7, 2)))
 
 
 @pytest.mark.parametrize("make", [objectives.make_elbo, objectives.make_iwae])
