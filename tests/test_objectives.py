@@ -150,6 +150,13 @@ def test_vmap_over_examples_and_keys_equals_a_loop(small_problem):
     np.testing.assert_allclose(together, one_by_one, rtol=1e-6)
 
 
+@pytest.mark.parametrize("make", [objectives.make_elbo, objectives.make_iwae])
+def test_data_that_are_not_finite_are_counted(small_problem, make):
+    vae, params, x = small_problem
+    with pytest.raises(ValueError, match=r"expected finite data, got 1 NaN or infinite value of 9, .* index \(1, 0\)"):
+        make(vae)(params, jax.random.key(1), x.at[1, 0].set(jnp.nan))
+
+
 def test_grey_pixels_raise_and_are_nan_under_jit(small_problem):
     vae, params, _ = small_problem
     objective = objectives.make_elbo(vae)

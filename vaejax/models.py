@@ -12,7 +12,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from vaejax import distributions, networks
+from vaejax import data, distributions, networks
 from vaejax.distributions import Head, Params
 
 # Codes that enter a decoder bear this name and their size in the program, so that decoder evaluations can be counted.
@@ -268,7 +268,8 @@ def checked_data(x: ArrayLike, data_shape: tuple[int, ...]) -> Float[Array, "...
 
     Raises:
         ValueError: if the trailing axes are not `data_shape`, there is no example, the numbers are not floats, or they
-            are float64 while JAX runs in 32 bits (which would round them without a word).
+            are float64 while JAX runs in 32 bits (which would round them without a word); and if they are concrete and
+            not finite.
     """
     check_floating(x)
     x = jnp.asarray(x)
@@ -279,6 +280,7 @@ def checked_data(x: ArrayLike, data_shape: tuple[int, ...]) -> Float[Array, "...
         )
     if x.size == 0:
         raise ValueError(f"expected at least one example; came data of shape {x.shape}")
+    data.check_finite(x, "data")  # else the distribution would complain, and of its own parameters
     return x
 
 
