@@ -159,3 +159,36 @@ print(re.search(r"VmHWM:\\s*(\\d+) kB", pathlib.Path("/proc/self/status").read_t
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 1024**2, "more than 1 GiB"
+
+
+@pytest.mark.parametrize("latent_dim", [1, 2])
+def test_quadrature_is_the_closed_form(latent_dim, x64):
+    vae = models.linear_vae(data_dim=4, latent_dim=latent_dim)
+    params = in_float64(vae.init(jax.random.key(0)))
+    x = jax.random.normal(jax.random.key(1), (2, 3, 4))
+    result = evaluation.quadrature_log_likelihood(vae, params, x, 101, chunk_size=30, batch_size=4)
+    exact = linear_log_likelihood(params, x.reshape(6, 4)).reshape(2, 3)
+    np.testing.assert_allclose(result.estimate, exact, rtol=1e-10)
+    assert result.num_nodes == 101
+    assert result.error.max() < 1e-6
+    # Where p(x|z) is narrower than the nodes are apart, the error says so.
+    params["decoder"]["head"]["log_std"] = jnp.array(-4.0)
+    narrow = evaluation.quadrature_log_likelihood(vae, params, x, 101)
+    off = np.abs(narrow.estimate - linear_log_likelihood(params, x.reshape(6, 4)).reshape(2, 3))
+    assert off.max() > 0.1
+    assert narrow.error.max() > 0.1
+
+
+def test_quadrature_refuses_what_it_cannot_integrate(no_type_hook):
+    x, quadrature = jnp.ones((2, 4)), evaluation.quadrature_log_likelihood
+    wide, narrow = (models.linear_vae(4, latent_dim) for latent_dim in (3, 1))
+    params = narrow.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"one or two dimensions; came a continuous one of shape \(3,\): use log_like"):
+        quadrature(wide, wide.init(jax.random.key(0)), x)
+    coins = models.mlp_vae((4,), 2, (3,), posterior="bernoulli")
+    with pytest.raises(ValueError, match="came a discrete one"):
+        quadrature(coins, coins.init(jax.random.key(0)), x)
+    with pytest.raises(ValueError, match=r"num_nodes must be odd and at least 3.*; got 100"):
+        quadrature(narrow, params, x, 100)
+    with pytest.raises(ValueError, match=r"expected nodes that hold the prior.*use more nodes, or another bound"):
+        quadrature(narrow, params, x, 101, bound=1.0)

@@ -171,8 +171,8 @@ def quadrature_log_likelihood(
     result, mass = _integrate(vae, num_nodes, chunk_size, batch_size, params, jnp.asarray(x), bound)
     if not isinstance(mass, Tracer) and not abs(mass - 1) < 1e-3:
         raise ValueError(
-            f"expected nodes that hold the prior; over {num_nodes} of them in each dimension, from {-bound} to {bound}, "
-            f"it integrates to {mass:.4g}: use more nodes, or another bound"
+            f"expected nodes that hold the prior; over {num_nodes} of them in each dimension, from {-bound} to {bound}"
+            f", it integrates to {mass:.4g}: use more nodes, or another bound"
         )
     return Quadrature(*result, num_nodes)
 
@@ -299,7 +299,7 @@ def _integrate(vae, num_nodes, chunk_size, batch_size, params, x, bound):
     nothing = jnp.full(len(x), -jnp.inf, nodes.dtype)
     starts = jnp.arange(0, num_codes, chunk_size)
     (fine, coarse, mass), _ = lax.scan(add_chunk, (nothing, nothing, nothing[0]), starts)
-    log_volume = latent_dim * jnp.log(nodes[1] - nodes[0])
+    log_volume = latent_dim * jnp.log(2 * bound / (num_nodes - 1))  # a difference of nodes would be rounded
     estimate = fine + log_volume
     error = jnp.abs(coarse + log_volume + latent_dim * math.log(2) - estimate)
     return (estimate.reshape(batch_shape), error.reshape(batch_shape)), jnp.exp(mass + log_volume)

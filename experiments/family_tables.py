@@ -1,0 +1,56 @@
+"""The table of `pca_to_vae.py`: in Markdown with all notes, and for the terminal without them."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+HEADER = ("part", "model", "quantity", "measured", "known")
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """All rows, part by part, each with its note."""
+    lines = [line((*HEADER, "note")), line(("---",) * 6)]
+    lines += [line((*cells, row["note"])) for cells, row in zip(table(results), results["rows"], strict=True)]
+    return "\n".join(lines) + "\n"
+
+
+def terminal(results: dict[str, Any]) -> str:
+    """All rows in columns of fixed width."""
+    rows = [HEADER, *table(results)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def table(results: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Cells of text, a tuple for each row; part and model where they are new."""
+    before = {"part": None, "model": None}
+    for row in results["rows"]:
+        part = row["part"] if row["part"] != before["part"] else ""
+        model = row["model"] if part or row["model"] != before["model"] else ""
+        known = "" if row["known"] is None else number(row["known"])
+        unit = "" if row["unit"] in ("", "1") else f", {row['unit']}"
+        yield part, model, row["quantity"] + unit, measured(row), known
+        before = row
+
+
+def line(cells: tuple[str, ...]) -> str:
+    """A line of a table in Markdown."""
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def measured(row: dict[str, Any]) -> str:
+    """The value and its standard error, to two digits of the error."""
+    if row["value"] is None:
+        return "none"
+    error = row["standard_error"]
+    if not error:
+        return number(row["value"])
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{row['value']:,.{digits}f} ± {error:,.{digits}f}"
+
+
+def number(value: float) -> str:
+    """Six digits, or more where they stand before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100_000 else f"{value:.6g}"
