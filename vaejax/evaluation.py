@@ -168,13 +168,13 @@ def quadrature_log_likelihood(
     if num_nodes < 3 or num_nodes % 2 == 0:
         raise ValueError(f"num_nodes must be odd and at least 3, so that every second node is a grid; got {num_nodes}")
     models.check_data(vae, params, x)
-    result, mass = _integrate(vae, num_nodes, chunk_size, batch_size, params, jnp.asarray(x), bound)
+    (estimate, error), mass = _integrate(vae, num_nodes, chunk_size, batch_size, params, jnp.asarray(x), bound)
     if not isinstance(mass, Tracer) and not abs(mass - 1) < 1e-3:
         raise ValueError(
             f"expected nodes that hold the prior; over {num_nodes} of them in each dimension, from {-bound} to {bound}"
             f", it integrates to {mass:.4g}: use more nodes, or another bound"
         )
-    return Quadrature(*result, num_nodes)
+    return Quadrature(estimate, error, num_nodes)
 
 
 def elbo(
