@@ -31,24 +31,25 @@ def run(setting: family.Setting) -> family.Result:
     # The ELBO knows the data by mean and covariance only: these points have both, and a step on all of them is exact.
     points = autoencoders.equivalent_examples(images)
     number = 2000 if setting.small else 4000
+    optimizer = annealed(setting.steps(number))
+    in_whitened = whitened(optimizer, images, float(exact.explained_variance[-1]))
     runs = {
-        "closed-form gradient": (closed_form, points[None], exact_key, number, 1),
-        "sampled gradient": (objectives.make_elbo(vae), images, sampled_key, number, 100),
+        "closed-form gradient": (closed_form, in_whitened, points[None], exact_key, 1),
+        "sampled gradient": (objectives.make_elbo(vae), optimizer, images, sampled_key, 100),
     }
     name, note = f"linear VAE, {latent_dim} latents", f"the first {len(images):,} training images {order}"
     known = KNOWN_MAXIMUM if is_known else None
     rows = [family.row("probabilistic PCA", "mean log p(x)", maximum, "nats", known=known, note=note)]
     arrays = {"maximum": np.array(maximum)}
-    for what, (objective, x, key, number, batch_size) in runs.items():
-        num_steps = setting.steps(number)
+    for what, (objective, optimizer, x, key, batch_size) in runs.items():
         trained = family.train(
             f"{name}, {what}",
             objective,
-            annealed(num_steps, images, float(exact.explained_variance[-1])),
+            optimizer,
             params,
             key,
             x,
-            num_steps=num_steps,
+            num_steps=setting.steps(number),
             batch_size=batch_size,
             snapshots_at=np.linspace(0, 1, 41),
         )
@@ -57,51 +58,50 @@ def run(setting: family.Setting) -> family.Result:
             with jax.enable_x64(True):
                 path.append((step, float(elbo(jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), own)))))
         arrays[what.replace(" ", "_")] = np.array(path)
-        note = f"{num_steps:,} steps; the ELBO itself in closed form, in double precision"
+        note = "the ELBO itself in closed form, in double precision"
         rows.append(family.row(f"{name}, {what}", "ELBO", path[-1][1], "nats", known=maximum, note=note))
         rows.append(family.row(f"{name}, {what}", "maximum - ELBO", maximum - path[-1][1], "nats", known=0))
     return family.Result(rows, arrays)
 
 
-def annealed(num_steps: int, images: np.ndarray, ridge: float) -> optax.GradientTransformation:
+def annealed(num_steps: int) -> optax.GradientTransformation:
     """Adam for the linear VAE, whose loss is nearly flat along rotations of units that explain like variances.
 
-    The stds start at 1 and fall at a steady rate, for most of the run: units join one after another, each along the
-    axis of greatest variance that is left, so that little has to be turned afterwards. Momentum is long, and the kernel
-    of the encoder is moved as if it saw whitened images, because its curvature is their covariance.
-
-    Args:
-        num_steps: of the run.
-        images: that are seen, (n, height, width).
-        ridge: what is added to their variances.
+    The stds start at 1 and fall at a steady rate for most of the run: units join one after another, each along the axis
+    of greatest variance that is left, so that little has to be turned afterwards. For that the momentum is long.
     """
-
-    def kind(path: Any, _: Any) -> str:
-        return "std" if path[-1].key == "log_std" else "kernel"
-
     flat = int(0.75 * num_steps)
 
     def falling(rate: float) -> optax.Schedule:
         decay = optax.cosine_decay_schedule(rate, num_steps - flat)
         return optax.join_schedules([optax.constant_schedule(rate), decay], [flat])
 
+    def kind(path: Any, _: Any) -> str:
+        return "std" if path[-1].key == "log_std" else "weights"
+
     rates = {
         "std": optax.adam(falling(min(5 / num_steps, 1e-2)), b2=0.99),
-        "kernel": optax.adam(falling(5e-3), b1=0.99, b2=0.99),
+        "weights": optax.adam(falling(5e-3), b1=0.99, b2=0.99),
     }
-    inner = optax.partition(rates, lambda params: jax.tree_util.tree_map_with_path(kind, params))
+    return optax.partition(rates, lambda params: jax.tree_util.tree_map_with_path(kind, params))
+
+
+def whitened(inner: optax.GradientTransformation, images: np.ndarray, ridge: float) -> optax.GradientTransformation:
+    """An optimizer that moves the encoder's kernel as if it saw whitened images: their covariance is its curvature.
+
+    Args:
+        inner: of which nothing depends on the parameters but their gradient, as of Adam.
+        images: that are seen, (n, height, width).
+        ridge: what is added to their variances.
+    """
     variances, axes = np.linalg.eigh(np.cov(images.reshape(len(images), -1), rowvar=False))
     whitening = jnp.asarray((axes / np.sqrt(np.maximum(variances, 0) + ridge)) @ axes.T, jnp.float32)
 
-    def whitened(tree: Any) -> Any:
-        def change(path: Any, leaf: jax.Array) -> jax.Array:
-            is_kernel = path[0].key == "encoder" and path[-1].key == "kernel"
-            return whitening @ leaf if is_kernel else leaf
-
-        return jax.tree_util.tree_map_with_path(change, tree)
+    def change(path: Any, leaf: jax.Array) -> jax.Array:
+        return whitening @ leaf if path[0].key == "encoder" and path[-1].key == "kernel" else leaf
 
     def update(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        updates, state = inner.update(whitened(gradient), state, params)
-        return whitened(updates), state
+        updates, state = inner.update(jax.tree_util.tree_map_with_path(change, gradient), state, params)
+        return jax.tree_util.tree_map_with_path(change, updates), state
 
     return optax.GradientTransformation(inner.init, update)

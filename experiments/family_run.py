@@ -19,7 +19,7 @@ import run_folder
 
 # Module and function of each part; a module is imported when its part is run.
 PARTS = {
-    "pca": ("family_linear", "pca"),
+    "pca": ("family_pca", "run"),
     "linear": ("family_linear", "linear"),
     "linear_vae": ("family_linear_vae", "run"),
     "deep": ("family_deep", "run"),

@@ -41,14 +41,15 @@ def line(cells: tuple[str, ...]) -> str:
 
 
 def measured(row: dict[str, Any]) -> str:
-    """The value and its standard error, to two digits of the error."""
+    """The value, and its standard error to two digits; the value as far as that tells, or as far as a known number."""
     if row["value"] is None:
-        return "none"
+        return "not finite"
     error = row["standard_error"]
     if not error:
         return number(row["value"])
     digits = max(0, 1 - math.floor(math.log10(error)))
-    return f"{row['value']:,.{digits}f} ± {error:,.{digits}f}"
+    value = f"{row['value']:,.{digits}f}" if row["known"] is None else number(row["value"])
+    return f"{value} ± {error:,.{digits}f}"
 
 
 def number(value: float) -> str:

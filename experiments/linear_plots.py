@@ -8,6 +8,7 @@ import plots
 
 COLUMNS = 8
 UNITS = 10  # of each model that are drawn
+SMALLEST = 1e-10  # of what is drawn on a logarithmic axis
 
 
 def pca(arrays: Any, rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
@@ -67,8 +68,9 @@ def axes_of_decoders(arrays: Any) -> plt.Figure:
         axis.imshow(tiled, cmap="RdBu_r", vmin=0, vmax=1)
         axis.set(xticks=[], yticks=[])
         axis.set_ylabel(label, rotation=0, ha="right", va="center")
+    units = "The units" if count == len(exact) else f"First {count} of {len(exact)} units"
     figure.suptitle(
-        f"First {count} of {len(exact)} units in their own order: what each adds to the image\n"
+        f"{units} in their own order: what each adds to the image\n"
         "(sign turned towards the nearest component; blue below 0, red above)",
         fontsize=9,
     )
@@ -91,13 +93,16 @@ def paths(arrays: Any) -> plt.Figure:
     ):
         for i, label in enumerate(arrays["names"]):
             path = arrays[f"path_{i}"]
-            axis.plot(path[:, 0], np.maximum(path[:, column], 1e-10), label=str(label))
+            axis.plot(path[:, 0], np.maximum(path[:, column], SMALLEST), label=str(label))
         axis.axhline(limit, color="grey", linestyle=":")
-        axis.annotate(f"{limit:g}", (0, limit), (2, 3), textcoords="offset points", color="grey")
+        axis.text(1.01, limit, f"{limit:g}", transform=axis.get_yaxis_transform(), va="center", color="grey")
         axis.set(xlabel="step", yscale="log", title=f"{name}, 0 where the components are found")
         axis.set_ylabel(f"{name.lower()} (no unit)")
     drawn[1].legend(fontsize=7)
-    figure.suptitle("Linear autoencoders trained by gradient, on the way to the principal components")
+    figure.suptitle(
+        "Linear autoencoders trained by gradient, on the way to the principal components\n"
+        f"(what is below {SMALLEST:g} is drawn there)"
+    )
     return figure
 
 
@@ -110,6 +115,8 @@ def linear_vae(arrays: Any, rows: list[dict[str, Any]]) -> dict[str, plt.Figure]
         axis.plot(steps, maximum - elbo, label=f"{name}: {maximum - elbo[-1]:.3g} nats at the end")
     axis.axhline(0.15, color="grey", linestyle=":", label="0.15 nats")
     axis.set(yscale="log", xlabel="step", ylabel="maximum - ELBO, nats per example")
-    axis.set_title(f"Linear VAE: its ELBO and the greatest one, log p(x) of probabilistic PCA = {maximum:.3f} nats")
+    axis.set_title(
+        f"Linear VAE: how far its ELBO is below the greatest one,\nlog p(x) of probabilistic PCA = {maximum:.3f} nats"
+    )
     axis.legend()
     return {"linear_vae": figure}
