@@ -43,7 +43,7 @@ def line(cells: tuple[str, ...]) -> str:
 def measured(row: dict[str, Any]) -> str:
     """The value, and its standard error to two digits; the value as far as that tells, or as far as a known number."""
     if row["value"] is None:
-        return "not finite"
+        return "none"
     error = row["standard_error"]
     if not error:
         return number(row["value"])

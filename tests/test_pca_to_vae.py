@@ -18,7 +18,7 @@ import pytest
 from commands import EXPERIMENTS, is_picture, refusal
 from sklearn.decomposition import PCA as SklearnPCA
 
-from vaejax import autoencoders, data, training
+from vaejax import autoencoders, data, models, training
 
 ROW = {"part", "model", "quantity", "value", "unit", "standard_error", "known", "note"}
 PARTS = ("pca", "linear", "linear_vae", "deep", "denoising", "score", "bottleneck", "difference", "generator", "game")
@@ -158,6 +158,22 @@ def test_what_a_penalty_costs(cli, x64):
     assert family_linear.lost_to_penalty(exact, x, weights) == pytest.approx(float(info.squared_error - plain))
 
 
+def test_small_images_and_distances_between_matrices(cli):
+    import family_linear
+    import linear_plots
+
+    images = np.random.default_rng(0).normal(size=(3, 28, 22))
+    small = family_linear.shrunk(images)
+    assert small.shape == (3, 7, 5)
+    np.testing.assert_allclose(small[1, 2, 3], images[1, 8:12, 12:16].mean())
+    np.testing.assert_array_equal(family_linear.shrunk(images[:, :8, :8]), images[:, :8, :8])
+    one = np.array([[3.0, 0.0], [0.0, 4.0]])
+    assert family_linear.apart(np.stack([one, one, one])) == 0
+    assert family_linear.apart(np.stack([one, 2 * one])) == pytest.approx((1 + 0.5) / 2)
+    axes = np.array([[[0.0, 2.0]], [[-3.0, 1.0]]])
+    assert linear_plots.towards(axes, np.array([[[1.0, 0.0]], [[0.0, 1.0]]])).tolist() == [[[0, 2]], [[3, -1]]]
+
+
 @pytest.mark.slow
 def test_the_elbo_is_below_its_maximum(run_part):
     folder, results = run_part("linear_vae")
@@ -174,6 +190,35 @@ def test_the_elbo_is_below_its_maximum(run_part):
             model = f"linear VAE, 20 latents, {name}"
             assert value(results, model, "ELBO") == elbo[-1]
             assert value(results, model, "maximum - ELBO") == pytest.approx(maximum - elbo[-1])
+
+
+def test_an_optimizer_that_whitens(cli):
+    """A step of steepest ascent in whitened coordinates is the gradient times the inverse of the covariance."""
+    import family_linear_vae
+
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(30, 2, 2)).astype(np.float32)
+    vae = models.linear_vae((2, 2), 3)
+    gradient = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), vae.init(jax.random.key(0)))
+    optimizer = family_linear_vae.whitened(optax.sgd(0.1), images, ridge=0.2)
+    updates = optimizer.update(gradient, optimizer.init(gradient))[0]
+    covariance = np.cov(images.reshape(30, 4), rowvar=False) + 0.2 * np.eye(4)
+    kernel = gradient["encoder"]["network"]["layer_0"].pop("kernel")
+    moved = updates["encoder"]["network"]["layer_0"].pop("kernel")
+    np.testing.assert_allclose(moved, -0.1 * np.linalg.solve(covariance, kernel), rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, -0.1 * b, rtol=1e-6), updates, gradient)
+
+
+@pytest.mark.parametrize(("num_steps", "rate"), [(2000, 2.5e-3), (40, 1e-2)])
+def test_stds_fall_at_a_rate_of_their_own(cli, num_steps, rate):
+    """Adam's steps are as long as its rate while the gradient stays the same."""
+    import family_linear_vae
+
+    gradient = {"head": {"log_std": jnp.ones(2)}, "layer": {"kernel": jnp.ones(3)}}
+    optimizer = family_linear_vae.annealed(num_steps)
+    updates = optimizer.update(gradient, optimizer.init(gradient))[0]
+    np.testing.assert_allclose(updates["head"]["log_std"], -rate, rtol=1e-4)
+    np.testing.assert_allclose(updates["layer"]["kernel"], -5e-3, rtol=1e-4)
 
 
 def made_up_part(name, counts):
