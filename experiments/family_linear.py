@@ -1,5 +1,6 @@
 """Linear autoencoders beside PCA: `linear` of `pca_to_vae.py`."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -229,5 +230,5 @@ def shrunk(images: np.ndarray) -> np.ndarray:
 
 def apart(matrices: np.ndarray) -> float:
     """Mean over all pairs of the norm of the difference over the norm of the first."""
-    pairs = [(a, b) for a in matrices for b in matrices if a is not b]
+    pairs = itertools.permutations(matrices, 2)
     return float(np.mean([np.linalg.norm(a - b) / np.linalg.norm(a) for a, b in pairs]))

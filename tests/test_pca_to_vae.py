@@ -216,7 +216,8 @@ def test_stds_fall_at_a_rate_of_their_own(cli, num_steps, rate):
 
     gradient = {"head": {"log_std": jnp.ones(2)}, "layer": {"kernel": jnp.ones(3)}}
     optimizer = family_linear_vae.annealed(num_steps)
-    updates = optimizer.update(gradient, optimizer.init(gradient))[0]
+    with jax.numpy_dtype_promotion("standard"):  # as in a train step: optax counts steps in integers
+        updates = optimizer.update(gradient, optimizer.init(gradient))[0]
     np.testing.assert_allclose(updates["head"]["log_std"], -rate, rtol=1e-4)
     np.testing.assert_allclose(updates["layer"]["kernel"], -5e-3, rtol=1e-4)
 
