@@ -60,12 +60,13 @@ def generator(arrays: Mapping[str, np.ndarray], rows: list[dict[str, Any]]) -> d
     for curves, style, how in zip(arrays["curves"], ("-", "--"), ("trained with it", "trained with 0.5"), strict=True):
         for j, (name, colour) in enumerate((("ELBO", "tab:blue"), ("log p(x)", "tab:red"))):
             mean, error = curves[:, j].T
-            axes[0].errorbar(stds, mean, error, color=colour, linestyle=style, marker=".", label=f"{name}, {how}")
+            axes[0].errorbar(stds, mean, error, color=colour, linestyle=style, capsize=2, label=f"{name}, {how}")
     axes[0].set(
         xscale="log", xlabel="std of p(x|z)", ylabel="nats per example, test points", title="They fall as -1/std²"
     )
     axes[0].set_yscale("symlog", linthresh=10)
-    axes[0].legend(fontsize=7)
+    axes[0].set_ylim(top=3)
+    axes[0].legend(fontsize=7, handlelength=4, loc="lower right")
     extent = 1.15 * np.abs(arrays["data"]).max()
     distances = [row for row in rows if row["quantity"].startswith("energy distance")]
     for i, panel in enumerate(axes[1:]):
