@@ -17,7 +17,7 @@ def draw(arrays: Mapping[str, np.ndarray], rows: list[dict[str, Any]]) -> dict[s
     kinds = ["reconstructions", *(kind for kind in dict.fromkeys(names[1:, 1]) if kind != "reconstructions")]
     extent = 1.15 * np.abs(arrays["data"]).max()
     figure, axes = plt.subplots(
-        len(models), len(kinds) + 1, figsize=(2.6 * (len(kinds) + 1), 2.75 * len(models)), layout="constrained"
+        len(models), len(kinds) + 1, figsize=(2.9 * (len(kinds) + 1), 2.9 * len(models)), layout="constrained"
     )
     where = {tuple(name): i for i, name in enumerate(names)}
     for model, row in zip(models, axes, strict=True):
@@ -30,7 +30,7 @@ def draw(arrays: Mapping[str, np.ndarray], rows: list[dict[str, Any]]) -> dict[s
             panel.errorbar(
                 *shown[:, 1:3].T, xerr=shown[:, 3], yerr=shown[:, 4], fmt="none", ecolor="tab:red", elinewidth=0.7
             )
-        panel.set_title("data, mean of p(x|z)" + ("" if model == "autoencoder" else "\nand its std (red)"))
+        panel.set_title("data, mean of p(x|z) (black)" + ("" if model == "autoencoder" else "\nand its std (red)"))
         panel.set_ylabel(f"{model.replace(', ', chr(10))}\n\nx2")
         for kind, panel in zip(kinds, row[1:], strict=True):
             i = where.get((model, kind))
@@ -40,10 +40,10 @@ def draw(arrays: Mapping[str, np.ndarray], rows: list[dict[str, Any]]) -> dict[s
             plots.scatter(panel, arrays[f"samples_{i}"], np.zeros(0))
             values = distances[i]
             error = values.std(ddof=1) / np.sqrt(len(values))
-            panel.set_title(f"{kind}\nenergy distance {values.mean():.2g} ± {error:.1g}")
+            panel.set_title(f"{kind}\nenergy distance {values.mean():.2g} ± {error:.2g}")
         for panel in row:
             panel.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal")
-    for panel in axes[-1]:
+    for panel in axes.flat:
         panel.set_xlabel("x1")
     floor = distances[0]
     figure.suptitle(
@@ -56,7 +56,7 @@ def draw(arrays: Mapping[str, np.ndarray], rows: list[dict[str, Any]]) -> dict[s
 def generator(arrays: Mapping[str, np.ndarray], rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
     """ELBO and log p(x) against the std of the decoder, and samples for three of them."""
     stds, shown = arrays["stds"], arrays["shown"]
-    figure, axes = plt.subplots(1, 1 + len(shown), figsize=(3.6 + 2.7 * len(shown), 3.4), layout="constrained")
+    figure, axes = plt.subplots(1, 1 + len(shown), figsize=(4 + 3.1 * len(shown), 3.7), layout="constrained")
     for curves, style, how in zip(arrays["curves"], ("-", "--"), ("trained with it", "trained with 0.5"), strict=True):
         for j, (name, colour) in enumerate((("ELBO", "tab:blue"), ("log p(x)", "tab:red"))):
             mean, error = curves[:, j].T
@@ -66,7 +66,7 @@ def generator(arrays: Mapping[str, np.ndarray], rows: list[dict[str, Any]]) -> d
     )
     axes[0].set_yscale("symlog", linthresh=10)
     axes[0].set_ylim(top=3)
-    axes[0].legend(fontsize=7, handlelength=4, loc="lower right")
+    axes[0].legend(fontsize=6.5, handlelength=4, loc="lower right")
     extent = 1.15 * np.abs(arrays["data"]).max()
     distances = [row for row in rows if row["quantity"].startswith("energy distance")]
     for i, panel in enumerate(axes[1:]):
@@ -84,15 +84,16 @@ def generator(arrays: Mapping[str, np.ndarray], rows: list[dict[str, Any]]) -> d
 
 def game(arrays: Mapping[str, np.ndarray], rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
     """The two losses of both games against steps, and samples beside the VAE's, for points and for digits."""
-    figure, axes = plt.subplots(2, 6, figsize=(15.5, 5.6), layout="constrained")
+    figure, axes = plt.subplots(2, 6, figsize=(18, 6), layout="constrained")
     for row, name in zip(axes, ("two Gaussians", "digits"), strict=True):
         distances = [line for line in rows if line["quantity"] == DISTANCE and name in line["model"]]
         for panel, losses, kind in zip(row, arrays[f"{name}: losses"], ("minimax", "non-saturating"), strict=False):
             for loss, player in zip(losses, ("discriminator", "generator"), strict=True):
                 panel.plot(arrays[f"{name}: steps"], loss, label=player)
             panel.axhline(np.log(4), color="0.6", linewidth=0.8, linestyle=":", label="log 4: D cannot tell")
-            panel.set(xlabel="step", ylabel="loss, nats", title=f"{name}: {kind} game")
-        row[0].legend(fontsize=7)
+            panel.set(xlabel="step", ylabel="loss, nats", title=f"{name}:\n{kind} game")
+        row[0].set_ylim(top=1.35 * row[0].get_ylim()[1])  # room for the legend
+        row[0].legend(fontsize=7, loc="upper right")
         shown = [("test data", arrays[f"{name}: data"], distances[0])]
         shown += [
             (kind, samples, line)

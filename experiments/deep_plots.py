@@ -20,5 +20,8 @@ def draw(arrays: Any, rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
     for axis, label, of_model in zip(axes, labels, images, strict=True):
         plots.show(axis, plots.tile(of_model, count))
         axis.set_ylabel(label, rotation=0, ha="right", va="center")
-    figure.suptitle("Test images and their reconstructions; squared error per test image, mean over all of them")
+    figure.suptitle(
+        f"Test images and their reconstructions from codes of {arrays['code_size']} numbers;\n"
+        "below each model's name its squared error per test image, mean over all of them"
+    )
     return {"page": figure}

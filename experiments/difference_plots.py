@@ -106,7 +106,8 @@ def code_noise(arrays: Any) -> plt.Figure:
         mean, error = errors.T
         axes.plot(arrays["noise_levels"], mean, color=colour, marker=marker, markersize=4, label=name)
         axes.fill_between(arrays["noise_levels"], mean - 2 * error, mean + 2 * error, color=colour, alpha=0.2, lw=0)
-    axes.axvline(arrays["posterior_std"], color="black", linestyle=":", label="std of q(z|x), VAE")
+    if arrays["posterior_std"] <= axes.get_xlim()[1]:
+        axes.axvline(arrays["posterior_std"], color="black", linestyle=":", label="std of q(z|x), VAE")
     axes.set_xscale("symlog", linthresh=0.02)
     axes.set_xticks(arrays["noise_levels"], [f"{level:g}" for level in arrays["noise_levels"]])
     axes.minorticks_off()

@@ -86,7 +86,8 @@ def run(setting: family.Setting) -> family.Result:
     kl = distributions.kl_divergence(q, recipe.model.prior(trained.params))  # of the last one, the VAE
     note = "of the grey test images; the others' codes are numbers of full precision, and pay for none of it"
     rows.append(family.mean_row(recipe.name, "rate: KL(q(z|x) || p(z)) per test image", kl, "nats", note=note))
-    return family.Result(rows, {"originals": test[chosen], "reconstructions": np.stack(decoded)})
+    arrays = {"originals": test[chosen], "reconstructions": np.stack(decoded)}
+    return family.Result(rows, arrays | {"code_size": np.array(setting.code_size)})
 
 
 def recipes(setting: family.Setting) -> list[Recipe]:

@@ -41,7 +41,9 @@ def run(config: pca_to_vae.Config) -> None:
     check_same_options(config, folder)
     setting = setting_of(config)
     folder.mkdir(parents=True, exist_ok=config.resume)
-    run_folder.write_json(folder / "config.json", dataclasses.asdict(config))
+    done = [name for name in PARTS if (folder / f"{name}.json").exists()]
+    parts = [name for name in PARTS if name in done or name in config.parts]
+    run_folder.write_json(folder / "config.json", dataclasses.asdict(config) | {"parts": parts})
     print(f"{setting.train.description}; leaves everything in {folder}")
     for name in config.parts:
         if (folder / f"{name}.json").exists():
@@ -58,9 +60,12 @@ def run(config: pca_to_vae.Config) -> None:
     results = gathered(config, folder)
     run_folder.write_json(folder / "results.json", results)
     (folder / "table.md").write_text(family_tables.markdown(results))
+    if config.effort != 1:
+        print(f"\n{family_tables.warning(results)}")
     drawn = family_plots.draw(folder)
     print(f"\n{family_tables.terminal(results)}")
-    print(f"\nNotes and numbers are in {folder}, in table.md and results.json; so are {len(drawn)} pictures")
+    pictures = ", ".join(path.name for path in drawn)
+    print(f"\nNumbers are in {folder}, in results.json, and with notes on each in table.md; pictures: {pictures}")
 
 
 def setting_of(config: pca_to_vae.Config) -> family.Setting:
@@ -109,10 +114,20 @@ def read_faces(path: str | None) -> np.ndarray | None:
         arrays = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{expected}; {path} is none") from error
-    if not isinstance(arrays, np.lib.npyio.NpzFile) or "images" not in arrays or arrays["images"].ndim != 3:
-        raise ValueError(f"{expected}; {path} has no such array")
+    if not isinstance(arrays, np.lib.npyio.NpzFile) or "images" not in arrays:
+        raise ValueError(f"{expected}; {path} has no array of that name")
     images = arrays["images"]
-    return images.astype(np.float32) / (255 if images.dtype == np.uint8 else 1)
+    if images.ndim != 3 or len(images) < 16:
+        raise ValueError(f"{expected}, n of at least 16, for 15 components; came {images.shape} in {path}")
+    images = images.astype(np.float32) / (255 if images.dtype == np.uint8 else 1)
+    if not (images.min() >= 0 and images.max() <= 1):
+        raise ValueError(
+            f"{expected}, of whole numbers from 0 to 255 (uint8) or others from 0 to 1; came values from "
+            f"{images.min():.4g} to {images.max():.4g} in {path}"
+        )
+    if np.linalg.matrix_rank((images - images.mean(axis=0)).reshape(len(images), -1)) < 15:
+        raise ValueError(f"{expected} that vary in at least 15 directions; those in {path} do not")
+    return images
 
 
 def gathered(config: pca_to_vae.Config, folder: pathlib.Path) -> dict[str, Any]:

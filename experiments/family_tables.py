@@ -9,9 +9,17 @@ HEADER = ("part", "model", "quantity", "measured", "known")
 
 def markdown(results: dict[str, Any]) -> str:
     """All rows, part by part, each with its note."""
-    lines = [line((*HEADER, "note")), line(("---",) * 6)]
+    lines = [warning(results), ""] if results.get("effort", 1) != 1 else []
+    lines += [line((*HEADER, "note")), line(("---",) * 6)]
     lines += [line((*cells, row["note"])) for cells, row in zip(table(results), results["rows"], strict=True)]
     return "\n".join(lines) + "\n"
+
+
+def warning(results: dict[str, Any]) -> str:
+    """What to know of a run that was cut short."""
+    return (
+        f"With --effort {results['effort']:g}: these are not the README's numbers, nor need they be near what is known."
+    )
 
 
 def terminal(results: dict[str, Any]) -> str:

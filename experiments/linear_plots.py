@@ -98,7 +98,7 @@ def paths(arrays: Any) -> plt.Figure:
         axis.text(1.01, limit, f"{limit:g}", transform=axis.get_yaxis_transform(), va="center", color="grey")
         axis.set(xlabel="step", yscale="log", title=f"{name}, 0 where the components are found")
         axis.set_ylabel(f"{name.lower()} (no unit)")
-    drawn[1].legend(fontsize=7)
+    drawn[1].legend(fontsize=7, title="dotted: what is asked for", title_fontsize=7)
     figure.suptitle(
         "Linear autoencoders trained by gradient, on the way to the principal components\n"
         f"(what is below {SMALLEST:g} is drawn there)"
@@ -113,7 +113,7 @@ def linear_vae(arrays: Any, rows: list[dict[str, Any]]) -> dict[str, plt.Figure]
     for name in ("closed-form gradient", "sampled gradient"):
         steps, elbo = arrays[name.replace(" ", "_")].T
         axis.plot(steps, maximum - elbo, label=f"{name}: {maximum - elbo[-1]:.3g} nats at the end")
-    axis.axhline(0.15, color="grey", linestyle=":", label="0.15 nats")
+    axis.axhline(0.15, color="grey", linestyle=":", label="0.15 nats, what is asked for with the closed-form gradient")
     axis.set(yscale="log", xlabel="step", ylabel="maximum - ELBO, nats per example")
     axis.set_title(
         f"Linear VAE: how far its ELBO is below the greatest one,\nlog p(x) of probabilistic PCA = {maximum:.3f} nats"

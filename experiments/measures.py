@@ -98,9 +98,11 @@ def of_reconstructions(config: train.Config, vae: models.VAE) -> Measure:
         }
 
     def in_words(result: dict[str, Any]) -> str:
+        clean = "of binarized images" if config.binarization != "none" else "in squared units of the data"
+        clean += "" if config.corruption == "none" else ", inputs without noise"
         lines = [
-            f"  squared error  {result['test_squared_error']:.4f} +- {result['standard_error']:.4f} per example "
-            "(the standard error is over examples)"
+            f"  squared error  {result['test_squared_error']:.4f} +- {result['standard_error']:.4f} per example, "
+            f"summed over it, {clean} (the standard error is over examples)"
         ]
         if config.error != "squared_error":
             name = config.error.replace("_", " ")

@@ -28,11 +28,11 @@ class Config(command_line.DataOptions):
 
     parts: tuple[str, ...] = PARTS
     """Which parts to run: pca (and its probabilistic model), linear (autoencoders and their regularizers), linear_vae,
-    deep (and logistic PCA, VAE: codes of one size), denoising, score (of a mixture, by denoising), bottleneck (two
-    Gaussians through one number), difference (what sets autoencoder and VAE apart), generator (the limit of a decoder
-    without noise), game (a generative adversarial network)."""
+    deep (and logistic PCA, VAE: codes of one size), denoising, score (of a mixture, by denoising), bottleneck
+    (two Gaussians through one number), difference (what sets autoencoder and VAE apart), generator (the limit of a
+    decoder without noise), game (a generative adversarial network)."""
     effort: float = 1.0
-    """Factor of every number of training steps; below 1 the numbers are not those of the README."""
+    """Factor of every number of training steps; below 1 the numbers are not those of the README. Compilation stays."""
     seed: int = 0
     """Of parameters, order and noise."""
     faces: str | None = None
@@ -52,6 +52,8 @@ def parse(args: list[str]) -> Config:
         ValueError: if an option is out of range or a part is unknown.
     """
     config = tyro.cli(Config, description="From PCA to the VAE: the autoencoder family side by side.", args=args)
+    if not config.parts:
+        raise ValueError(f"--parts must name at least one part of {', '.join(PARTS)}; got none")
     for name in config.parts:
         if name not in PARTS:
             near = difflib.get_close_matches(name, PARTS, 1, 0.4)
@@ -68,7 +70,7 @@ def main() -> None:
     """Run the command line."""
     with command_line.errors_in_one_line("interrupted; parts that were done stay, and --resume goes on from them"):
         config = parse(sys.argv[1:])
-        print(f"vaejax: from PCA to the VAE on {config.dataset}, {len(config.parts)} parts; starting JAX")
+        print(f"vaejax: from PCA to the VAE on {config.dataset}: {', '.join(config.parts)}; starting JAX")
         import family_run  # JAX is imported only now, after the first sign of life
 
         family_run.run(config)

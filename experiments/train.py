@@ -25,7 +25,8 @@ class Config(command_line.BinarizedDataOptions):
     activation: Literal["tanh", "relu", "gelu", "elu", "softplus", "sigmoid"] = "tanh"
     """After each hidden layer."""
     likelihood: Literal["bernoulli", "gaussian", "gaussian_shared_std", "gaussian_fixed_std"] = "bernoulli"
-    """p(x|z): Bernoulli, or Gaussian with a learned std per pixel, one learned std, or --likelihood-std."""
+    """p(x|z): Bernoulli, or Gaussian with a learned std per pixel, one learned std, or --likelihood-std. Of an
+    autoencoder only its mean counts: bernoulli keeps it within 0 and 1 by a sigmoid, the others do not."""
     likelihood_std: float = 1.0
     """The std of gaussian_fixed_std."""
     posterior: Literal["gaussian", "bernoulli", "categorical", "point"] = "gaussian"
@@ -156,6 +157,12 @@ def parse(args: list[str]) -> Config:
             f"--posterior point belongs to --objective reconstruction, and no other does; got --posterior "
             f"{config.posterior} and --objective {config.objective}"
         )
+    if config.objective == "reconstruction":
+        for name in ("estimator", "baseline", "kl", "num_samples", "beta", "kl_warmup_steps"):
+            if getattr(config, name) != getattr(Config, name):
+                raise ValueError(f"--{name.replace('_', '-')} does not belong to --objective reconstruction")
+        if config.corruption == "none" and config.corruption_level != Config.corruption_level:
+            raise ValueError("--corruption-level belongs to --corruption gaussian or masking; got none")
     if config.objective != "reconstruction" and (config.corruption != "none" or config.error != "squared_error"):
         raise ValueError(f"--error and --corruption belong to --objective reconstruction; got {config.objective}")
     if config.posterior not in ("gaussian", "point") and config.model == "linear":

@@ -160,6 +160,11 @@ def binarized_once(config: train.Config, images: dict[str, data.Dataset], vae, p
                 p = vae.decode(params, vae.encode(params, binarized[split][:1]).mean)
                 getattr(autoencoders, config.error)(p, jnp.asarray(binarized[split]))
         except ValueError as error:
+            if config.objective == "reconstruction":
+                raise ValueError(
+                    f"--error {config.error}, --likelihood {config.likelihood} and --binarization "
+                    f"{config.binarization} do not go together on {config.dataset}: {error}"
+                ) from error
             raise ValueError(
                 f"--binarization {config.binarization} and --likelihood {config.likelihood} do not go with "
                 f"{config.dataset}: take --binarization dynamic or threshold for grey images under a Bernoulli "

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import tempfile
 
 import jax
 import jaxtyping
@@ -17,6 +18,12 @@ from commands import EXPERIMENTS
 # Most of the suite's time is compilation of programs that run for milliseconds; also those of the commands it starts.
 FASTER_COMPILATION = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{FASTER_COMPILATION} {os.environ.get('XLA_FLAGS', '')}".strip()
+jax.config.update("jax_disable_most_optimizations", True)
+# Tests that make the same model compile the same programs. The folder is this process's own, because a command that a
+# test kills may leave half a program in the one it writes to.
+COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
+jax.config.update("jax_compilation_cache_dir", COMPILED.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -48,12 +55,10 @@ def no_type_hook():
 
 @pytest.fixture(scope="module")
 def experiments():
-    """Makes experiments/ importable, as its commands import each other's files, and programs compile quickly."""
-    jax.config.update("jax_disable_most_optimizations", True)
+    """Makes experiments/ importable, as its commands import each other's files."""
     sys.path.insert(0, str(EXPERIMENTS))
     yield
     sys.path.remove(str(EXPERIMENTS))
-    jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()
 
 

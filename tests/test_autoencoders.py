@@ -103,6 +103,12 @@ def test_pixels_out_of_range_raise_and_are_nan_under_jit():
         autoencoders.cross_entropy(dist.Normal(jnp.zeros((3, 2)), 1.0).to_event(1), x)
     with pytest.raises(ValueError, match=r"expected finite pixels, got 1 NaN .* at index \(2, 1\)"):
         autoencoders.cross_entropy(p, x.at[2, 1].set(jnp.nan))
+    # The mean of coins lies between 0 and 1: data that do not are not its reconstruction, by whatever error.
+    with pytest.raises(
+        ValueError, match=r"squared_error of a Bernoulli decoder expects pixels in \[0, 1\].*gaussian_fixed"
+    ):
+        autoencoders.squared_error(p, x)
+    assert np.isnan(jax.jit(autoencoders.squared_error)(p, x)).tolist() == [False, False, True]
 
 
 def assert_mean(draws, expected, largest_error):
@@ -312,6 +318,8 @@ def test_an_autoencoder_has_no_bound_on_log_p():
             jax.eval_shape(bound, params, jax.random.key(1), x)
     with pytest.raises(ValueError, match=refused):
         evaluation.log_likelihood(model, params, jax.random.key(1), x, num_samples=3)
+    with pytest.raises(ValueError, match=refused):
+        evaluation.quadrature_log_likelihood(model, params, x, num_nodes=11)
 
 
 @pytest.mark.parametrize(("posterior", "name"), [("gaussian", "Normal"), ("bernoulli", "Bernoulli")])
@@ -359,10 +367,10 @@ def test_training_finds_the_score():
 
 
 def test_noise_out_of_range_is_refused(no_type_hook):
-    for std in (-0.1, np.nan, np.inf):
+    for std in (-0.1, np.nan, np.inf, "0.1", None, np.array([0.1, 0.2])):
         with pytest.raises(ValueError, match="std of gaussian_noise must be a number of at least 0; got"):
             autoencoders.gaussian_noise(std)
-    for probability in (-0.1, 1.0, 1.5, np.nan):
+    for probability in (-0.1, 1.0, 1.5, np.nan, "half"):
         with pytest.raises(ValueError, match="probability of masking_noise must be at least 0 and below 1; got"):
             autoencoders.masking_noise(probability)
     for std in (0.0, -1.0, np.nan, np.inf):
@@ -386,6 +394,37 @@ def test_data_that_are_not_the_models_are_refused(no_type_hook):
     value, info = jax.jit(objective)(params, jax.random.key(1), missing)
     assert np.isnan(value)
     assert np.isnan(info.per_example).tolist() == [False, False, True, False]
+
+
+def test_what_is_no_function_is_refused_at_once(no_type_hook):
+    model = autoencoders.linear_autoencoder((3,), 2)
+    for options, words in (
+        (
+            {"error": "squared_error"},
+            r"error must be a function, such as autoencoders\.squared_error; got 'squared_error'",
+        ),
+        ({"corrupt": 0.5}, r"corrupt must be a function, such as .*gaussian_noise\(0\.1\), or None; got 0\.5"),
+        ({"corrupt_code": 0.5}, "corrupt_code must be a function"),
+        ({"penalties": [0.1]}, r"each of penalties must be a function, such as .*uniform_l2\(0\.1\); got 0\.1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            autoencoders.make_reconstruction(model, **options)
+
+
+def test_functions_must_return_what_they_are_asked_for(linear):
+    model, params, x = linear
+    one = autoencoders.make_reconstruction(model, penalties=autoencoders.uniform_l2(0.1))
+    several = autoencoders.make_reconstruction(model, penalties=[autoencoders.uniform_l2(0.1)])
+    assert one(params, jax.random.key(1), x)[0] == several(params, jax.random.key(1), x)[0]
+    for options, words in (
+        ({"error": lambda p, x: (x - p.mean) ** 2}, rf"error to return an array of shape \({len(x)},\); came"),
+        ({"error": lambda p, x: jnp.zeros(())}, r"error to return .* came \(\)"),
+        ({"corrupt": lambda key, x: x[:1]}, "corrupt to return"),
+        ({"corrupt_code": lambda key, z: z[:1]}, "corrupt_code to return"),
+        ({"penalties": lambda params, z: z[:, 0]}, r"a penalty to return an array of shape \(\); came"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            autoencoders.make_reconstruction(model, **options)(params, jax.random.key(1), x)
 
 
 def test_factories_pass_on_their_options(no_type_hook):

@@ -478,7 +478,7 @@ def test_full_disk_keeps_the_last_good_checkpoint(cli, quick, undisturbed, stopp
     assert "the disk or a quota is full" in done.stderr
     assert f"The checkpoint of step {last} is still good" in done.stderr
     assert int(final_state(cli, folder).step) == last
-    assert run_here(cli, *LONG, "--resume", "--runs-dir", tmp_path) == 0  # compiled anew, nothing from the cache
+    assert run_here(cli, *LONG, "--resume", "--runs-dir", tmp_path) == 0  # compiled by this process, not the commands'
     check_same_run(cli, folder, undisturbed)
 
 
@@ -534,6 +534,18 @@ REFUSED = {
         ["--posterior point belongs to --objective reconstruction", "got --posterior bernoulli"],
     ),
     "corruption under a bound": (("--corruption", "gaussian"), ["belong to --objective reconstruction; got elbo"]),
+    "samples of a point": (
+        ("--objective", "reconstruction", "--num-samples", "5"),
+        ["--num-samples does not belong to --objective reconstruction"],
+    ),
+    "a level of no corruption": (
+        ("--objective", "reconstruction", "--corruption-level", "0.1"),
+        ["--corruption-level belongs to --corruption"],
+    ),
+    "points by a sigmoid": (
+        ("--objective", "reconstruction", "--dataset", "spiral", "--binarization", "none"),
+        ["--error squared_error, --likelihood bernoulli", "expects pixels in [0, 1]", "gaussian_fixed_std"],
+    ),
     "negative noise": (
         ("--objective", "reconstruction", "--corruption", "gaussian", "--corruption-level", "-1"),
         ["std of gaussian_noise", "got -1.0"],

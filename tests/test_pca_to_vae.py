@@ -263,6 +263,9 @@ def test_an_interrupted_run_goes_on_where_it_was(cli, tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(family_linear, "linear", part)
     run_here(cli, *options, "--parts", "linear", "--resume")
+    assert json.loads((folder / "config.json").read_text())["parts"] == ["pca", "linear"]
+    assert "With --effort 0.5: these are not the README's numbers" in capsys.readouterr().out
+    assert (folder / "table.md").read_text().startswith("With --effort 0.5: ")
     run_here(cli, *options, "--parts", "pca", "linear", "--resume")
     assert "pca: done before\nlinear: done before" in capsys.readouterr().out
     assert counts == {"pca": 1, "linear": 1}
@@ -274,6 +277,7 @@ def test_an_interrupted_run_goes_on_where_it_was(cli, tmp_path, monkeypatch, cap
 
 REFUSED = {
     "unknown part": (("--parts", "pca", "linear_vea"), ["'linear_vea'", "did you mean linear_vae?", "bottleneck"]),
+    "no parts": (("--parts",), ["--parts must name at least one part of pca, linear", "got none"]),
     "no effort": (("--effort", "0"), ["--effort must be a positive number; got 0"]),
     "negative effort": (("--effort", "-1"), ["--effort must be a positive number; got -1"]),
     "endless effort": (("--effort", "inf"), ["--effort must be a positive number; got inf"]),
@@ -298,10 +302,23 @@ def test_refusals(cli, tmp_path, monkeypatch, capsys, options, words):
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
-@pytest.mark.parametrize("arrays", [{"faces": np.ones((2, 3, 4))}, {"images": np.ones((2, 3))}])
-def test_faces_of_another_shape_or_name(cli, tmp_path, arrays):
+NOISE = np.random.default_rng(0).uniform(0, 1, (20, 6, 5))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"faces": NOISE}, r"faces\.npz has no array of that name"),
+        ({"images": np.ones((2, 3))}, r"n of at least 16, for 15 components; came \(2, 3\) in .*faces\.npz"),
+        ({"images": NOISE[:5]}, r"n of at least 16, for 15 components; came \(5, 6, 5\)"),
+        ({"images": NOISE - 3}, r"from 0 to 1; came values from -3 to -2"),
+        ({"images": np.where(NOISE < 0.1, np.nan, NOISE)}, r"from 0 to 1; came values from nan to nan"),
+        ({"images": np.ones((20, 6, 5))}, "that vary in at least 15 directions"),
+    ],
+)
+def test_faces_that_cannot_be_used(cli, tmp_path, arrays, words):
     np.savez(tmp_path / "faces.npz", **arrays)
-    with pytest.raises(ValueError, match=r"faces\.npz has no such array"):
+    with pytest.raises(ValueError, match=words):
         cli[1].read_faces(str(tmp_path / "faces.npz"))
 
 

@@ -20,16 +20,41 @@ from jaxtyping import Array, ArrayLike, Float, Key
 from vaejax import data, distributions, models, networks
 from vaejax.distributions import Head, Params
 from vaejax.models import VAE
-from vaejax.principal_components import PCA as PCA
-from vaejax.principal_components import axis_alignment as axis_alignment
-from vaejax.principal_components import equivalent_examples as equivalent_examples
-from vaejax.principal_components import pca as pca
-from vaejax.principal_components import subspace_distance as subspace_distance
-from vaejax.regularizers import Corruption, Penalty
-from vaejax.regularizers import nested_dropout as nested_dropout
-from vaejax.regularizers import nonuniform_l2 as nonuniform_l2
-from vaejax.regularizers import rotation_augmentation as rotation_augmentation
-from vaejax.regularizers import uniform_l2 as uniform_l2
+from vaejax.principal_components import PCA, axis_alignment, equivalent_examples, pca, subspace_distance
+from vaejax.regularizers import (
+    Corruption,
+    Penalty,
+    nested_dropout,
+    nonuniform_l2,
+    rotation_augmentation,
+    uniform_l2,
+)
+
+__all__ = [
+    "PCA",
+    "Corruption",
+    "ErrorFunction",
+    "Penalty",
+    "ReconstructionInfo",
+    "axis_alignment",
+    "conv_autoencoder",
+    "cross_entropy",
+    "denoising_score",
+    "equivalent_examples",
+    "gaussian_noise",
+    "linear_autoencoder",
+    "make_reconstruction",
+    "masking_noise",
+    "mlp_autoencoder",
+    "negative_log_likelihood",
+    "nested_dropout",
+    "nonuniform_l2",
+    "pca",
+    "rotation_augmentation",
+    "squared_error",
+    "subspace_distance",
+    "uniform_l2",
+]
 
 ErrorFunction = Callable[[dist.Distribution, Array], Array]
 
@@ -121,10 +146,17 @@ def linear_autoencoder(
 def squared_error(p: dist.Distribution, x: Array) -> Array:
     """|x - mean of p|^2, summed over an example: (*batch,).
 
+    Raises:
+        ValueError: if p is Bernoulli, whose mean lies between 0 and 1, and x is concrete and does not; under `jit` the
+            error is then NaN.
+
     >>> squared_error(dist.Normal(jnp.zeros((2, 3)), 1.0).to_event(1), jnp.full((2, 3), 2.0)).tolist()
     [12.0, 12.0]
     """
-    return ((x - jnp.asarray(p.mean)) ** 2).sum(axis=_event_axes(p))
+    squares = (x - jnp.asarray(p.mean)) ** 2
+    if isinstance(distributions.without_wrappers(p), dist.BernoulliLogits):
+        squares = jnp.where(_in_unit_interval("squared_error of a Bernoulli decoder", x), squares, jnp.nan)
+    return squares.sum(axis=_event_axes(p))
 
 
 def negative_log_likelihood(p: dist.Distribution, x: Array) -> Array:
@@ -159,13 +191,7 @@ def cross_entropy(p: dist.Distribution, x: Array) -> Array:
             f"cross_entropy needs a decoder with likelihood='bernoulli'; came {distributions.name_of(p)}: use "
             "squared_error or negative_log_likelihood"
         )
-    data.check_finite(x, "pixels")
-    inside = (x >= 0) & (x <= 1)
-    if not isinstance(inside, Tracer) and not inside.all():
-        raise ValueError(
-            f"cross_entropy expects pixels in [0, 1]; came values from {float(x.min()):.4g} to {float(x.max()):.4g}: "
-            "rescale the data, or use squared_error"
-        )
+    inside = _in_unit_interval("cross_entropy", x)
     logits = jnp.asarray(base.logits)
     return jnp.where(inside, jax.nn.softplus(logits) - x * logits, jnp.nan).sum(axis=_event_axes(p))
 
@@ -176,7 +202,7 @@ def make_reconstruction(
     *,
     corrupt: Corruption | None = None,
     corrupt_code: Corruption | None = None,
-    penalties: Sequence[Penalty] = (),
+    penalties: Penalty | Sequence[Penalty] = (),
 ):
     """Minus the mean reconstruction error, - E[error(p(x | z(x~)), x)] - penalties, for a model with a point posterior.
 
@@ -186,16 +212,16 @@ def make_reconstruction(
         corrupt: `(key, x) -> x~`, what is done to the input and not to the target: `gaussian_noise(std)`,
             `masking_noise(probability)`. It makes a denoising autoencoder.
         corrupt_code: `(key, z) -> z~` between encoder and decoder: `nested_dropout(probabilities)`, or noise.
-        penalties: each a `(params, z) -> ()` of the codes z (*batch, latent_dim) before their corruption:
-            `uniform_l2(weight)`, `nonuniform_l2(weights)`, `rotation_augmentation()`.
+        penalties: one or several, each a `(params, z) -> ()` of the codes z (*batch, latent_dim) before their
+            corruption: `uniform_l2(weight)`, `nonuniform_l2(weights)`, `rotation_augmentation()`.
 
     Returns:
         An objective `(params, key, x, *, step=None) -> (value, info)`, to be maximised as every other. x has shape
         (*batch, *data_shape); the value is in the units of the error, per example.
 
     Raises:
-        ValueError: when it is called, if the posterior is not a point, data or error are not the model's, or concrete
-            data hold NaN or infinities.
+        ValueError: if an argument is no function; when it is called, if the posterior is not a point, data or error are
+            not the model's, a function returns another shape, or concrete data hold NaN or infinities.
 
     >>> model = mlp_autoencoder((3,), latent_dim=2, hidden_sizes=(5,))
     >>> denoising = make_reconstruction(model, corrupt=gaussian_noise(0.3))
@@ -205,16 +231,21 @@ def make_reconstruction(
 
     Source: Vincent, Larochelle, Bengio & Manzagol 2008 for the denoising one.
     """
+    penalties = (penalties,) if callable(penalties) else tuple(penalties)
+    _check_functions(error, corrupt, corrupt_code, penalties)
 
     def objective(params: Params, key: Key[Array, ""], x: ArrayLike, *, step: ArrayLike | None = None):
         del step
         data.check_finite(x, "data")
         x = jnp.asarray(x)
         input_key, code_key = jax.random.split(key)
-        z = _codes(vae, params, x if corrupt is None else corrupt(input_key, x))
-        p = vae.decode(params, z if corrupt_code is None else corrupt_code(code_key, z))
-        errors = error(p, x)
-        value = -errors.mean() - sum(penalty(params, z) for penalty in penalties)
+        noisy = x if corrupt is None else _of_shape("corrupt", corrupt(input_key, x), x.shape)
+        z = _codes(vae, params, noisy)
+        p = vae.decode(
+            params, z if corrupt_code is None else _of_shape("corrupt_code", corrupt_code(code_key, z), z.shape)
+        )
+        errors = _of_shape("error", error(p, x), z.shape[:-1])
+        value = -errors.mean() - sum(_of_shape("a penalty", penalty(params, z), ()) for penalty in penalties)
         info = ReconstructionInfo(value, errors.mean(), squared_error(p, x).mean(), errors)
         return value, lax.stop_gradient(info)
 
@@ -233,7 +264,7 @@ def gaussian_noise(std: float | Float[Array, ""]) -> Corruption:
     >>> gaussian_noise(0.1)(jax.random.key(0), jnp.zeros((2, 3))).shape
     (2, 3)
     """
-    if not isinstance(std, Tracer) and not 0 <= std < np.inf:
+    if not isinstance(std, Tracer) and not (_is_number(std) and 0 <= std < np.inf):
         raise ValueError(f"the std of gaussian_noise must be a number of at least 0; got {std!r}")
     return lambda key, x: x + std * jax.random.normal(key, x.shape, x.dtype)
 
@@ -250,7 +281,7 @@ def masking_noise(probability: float) -> Corruption:
     >>> float(masking_noise(0.5)(jax.random.key(0), jnp.ones((100, 100))).mean().round(1))
     0.5
     """
-    if not 0 <= probability < 1:
+    if not (_is_number(probability) and 0 <= probability < 1):
         raise ValueError(f"the probability of masking_noise must be at least 0 and below 1; got {probability!r}")
     return lambda key, x: jnp.where(jax.random.bernoulli(key, probability, x.shape), 0, x)
 
@@ -294,6 +325,43 @@ def _codes(vae: VAE, params: Params, x: Array) -> Array:
             f"{distributions.name_of(q)}: train it by objectives.make_elbo, or make the model with posterior='point'"
         )
     return jnp.asarray(q.mean)
+
+
+def _check_functions(error, corrupt, corrupt_code, penalties) -> None:
+    for name, function, examples in (
+        ("error", error, "autoencoders.squared_error"),
+        ("corrupt", corrupt, "autoencoders.gaussian_noise(0.1), or None"),
+        ("corrupt_code", corrupt_code, "autoencoders.nested_dropout(probabilities), or None"),
+        *(("each of penalties", penalty, "autoencoders.uniform_l2(0.1)") for penalty in penalties),
+    ):
+        if not callable(function) and not (function is None and "corrupt" in name):
+            raise ValueError(f"{name} must be a function, such as {examples}; got {function!r}")
+
+
+def _of_shape(name: str, result: Array, shape: tuple[int, ...]) -> Array:
+    if jnp.shape(result) != shape:
+        raise ValueError(f"expected {name} to return an array of shape {shape}; came {jnp.shape(result)}")
+    return result
+
+
+def _is_number(value: ArrayLike) -> bool:
+    return np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.number)
+
+
+def _in_unit_interval(what: str, x: Array) -> Array:
+    """Where x lies in [0, 1].
+
+    Raises:
+        ValueError: if x is concrete and somewhere does not.
+    """
+    data.check_finite(x, "pixels")
+    inside = (x >= 0) & (x <= 1)
+    if not isinstance(inside, Tracer) and not inside.all():
+        raise ValueError(
+            f"{what} expects pixels in [0, 1]; came values from {float(x.min()):.4g} to {float(x.max()):.4g}: rescale "
+            "the data, or use squared_error and a decoder with likelihood='gaussian_fixed_std'"
+        )
+    return inside
 
 
 def _event_axes(p: dist.Distribution) -> tuple[int, ...]:

@@ -204,7 +204,7 @@ def log_prob(distribution: dist.Distribution, value: ArrayLike) -> Array:
     Raises:
         ValueError: if the distribution is a point mass.
     """
-    _check_has_density(distribution)
+    check_has_density(distribution)
     # numpyro 0.22 broadcasts a prior of batch shape () over the batch, and its Bernoulli mixes bool with float.
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         return jnp.asarray(distribution.log_prob(value))
@@ -216,8 +216,8 @@ def kl_divergence(q: dist.Distribution, p: dist.Distribution) -> Array:
     Raises:
         ValueError: if numpyro knows no closed form for the pair, or one of it is a point mass.
     """
-    _check_has_density(q)
-    _check_has_density(p)
+    check_has_density(q)
+    check_has_density(p)
     if _is_finite(q) and type(without_wrappers(q)) is type(without_wrappers(p)):
         prior = without_wrappers(p)
         return _mean_over_states(q, lambda base, states: log_prob(base, states) - log_prob(prior, states))
@@ -237,7 +237,7 @@ def entropy(q: dist.Distribution) -> Array:
     Raises:
         ValueError: if numpyro knows no closed form, or q is a point mass.
     """
-    _check_has_density(q)
+    check_has_density(q)
     if _is_finite(q):
         return -_mean_over_states(q, lambda base, states: log_prob(base, states))
     try:
@@ -276,7 +276,12 @@ def check_support(p: dist.Distribution, x: Array) -> None:
         raise ValueError(_unsupported(p, x))
 
 
-def _check_has_density(distribution: dist.Distribution) -> None:
+def check_has_density(distribution: dist.Distribution) -> None:
+    """Refuse a point mass, as the posterior of an autoencoder is.
+
+    Raises:
+        ValueError: saying what to do instead.
+    """
     if isinstance(without_wrappers(distribution), dist.Delta):
         raise ValueError(
             "expected a distribution with a density; came a point mass, as the posterior 'point' of an autoencoder is: "

@@ -148,8 +148,9 @@ def quadrature_log_likelihood(
             chunk_size * batch_size * size of an example.
 
     Raises:
-        ValueError: if the code has more dimensions or is discrete, a number is out of range, x is refused by
-            `models.check_data`, or the nodes do not hold the prior, which must integrate to 1 over them.
+        ValueError: if the code has more dimensions or is discrete, the model is an autoencoder, a number is out of
+            range, x is refused by `models.check_data`, or the nodes do not hold the prior, which must integrate to 1
+            over them.
 
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> result = quadrature_log_likelihood(vae, vae.init(jax.random.key(0)), jnp.ones((7, 3)), num_nodes=51)
@@ -168,6 +169,9 @@ def quadrature_log_likelihood(
     if num_nodes < 3 or num_nodes % 2 == 0:
         raise ValueError(f"num_nodes must be odd and at least 3, so that every second node is a grid; got {num_nodes}")
     models.check_data(vae, params, x)
+    distributions.check_has_density(
+        jax.eval_shape(vae.encode, params, x)
+    )  # an autoencoder's prior is no model of codes
     (estimate, error), mass = _integrate(vae, num_nodes, chunk_size, batch_size, params, jnp.asarray(x), bound)
     if not isinstance(mass, Tracer) and not abs(mass - 1) < 1e-3:
         raise ValueError(

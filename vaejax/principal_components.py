@@ -176,11 +176,12 @@ def subspace_distance(axes: ArrayLike, components: ArrayLike) -> Float[Array, ""
     """1 - tr(P_a P_c) / k, with P the projections on the spans of k axes and k components: 0 if equal, 1 if orthogonal.
 
     Args:
-        axes: linearly independent, of any length, (k, *data_shape), such as the rows of a linear decoder's kernel.
+        axes: linearly independent, of any length, (k, *data_shape) or (k, data size), such as the kernel of a
+            linear decoder.
         components: likewise; those of `pca`.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if their numbers or sizes differ.
 
     >>> axes = jnp.array([[1.0, 1.0, 0.0], [1.0, -2.0, 0.0]])
     >>> abs(float(subspace_distance(axes, jnp.eye(3)[:2]))) < 1e-6
@@ -197,26 +198,30 @@ def axis_alignment(axes: ArrayLike, components: ArrayLike) -> Float[Array, ""]:
     """Mean over the components of 1 - cos^2 of the angle to the nearest axis: 0 where each component is an axis.
 
     Args:
-        axes: of any length, (k, *data_shape), such as the rows of a linear decoder's kernel.
-        components: orthogonal, (k, *data_shape).
+        axes: of any length but 0, (k, *data_shape) or (k, data size), such as a linear decoder's kernel.
+        components: orthogonal, likewise.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if their numbers or sizes differ, or a concrete axis has no length.
 
     >>> float(axis_alignment(jnp.array([[0.0, -2.0], [3.0, 0.0]]), jnp.eye(2)))
     0.0
 
     Source: Bao et al. 2020.
     """
+    for flat in _axes(axes, components):
+        if not isinstance(flat, Tracer) and not (flat != 0).any(axis=1).all():
+            raise ValueError("expected axes of some length; came one that is zero, and has no direction")
     units, targets = (flat / jnp.linalg.norm(flat, axis=1, keepdims=True) for flat in _axes(axes, components))
     return 1 - ((targets @ units.T) ** 2).max(axis=1).mean()
 
 
 def _axes(axes: ArrayLike, components: ArrayLike) -> tuple[Array, Array]:
     first, second = jnp.asarray(axes), jnp.asarray(components)
-    if first.shape != second.shape or first.ndim < 2:
+    if first.ndim < 2 or second.ndim < 2 or len(first) != len(second) or first.size != second.size:
         raise ValueError(
-            f"expected as many axes as components, of one shape (k, *data_shape); came {first.shape} and {second.shape}"
+            "expected as many axes as components, of one size, (k, *data_shape) or (k, data size); came "
+            f"{first.shape} and {second.shape}"
         )
     return first.reshape(len(first), -1), second.reshape(len(second), -1)
 
@@ -228,6 +233,8 @@ def _checked(x: ArrayLike) -> tuple[tuple[int, ...], np.ndarray]:
             "expected concrete data, since the decomposition runs on the host; came a traced array: "
             "call this outside jit, vmap and grad"
         )
+    if isinstance(x, data.Dataset):
+        raise ValueError("expected an array of examples; came a Dataset: pass its .images")
     models.check_floating(x)
     data.check_finite(x, "data")
     array = np.asarray(x, np.float64)

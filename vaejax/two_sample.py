@@ -56,7 +56,7 @@ def energy_distance(x: ArrayLike, y: ArrayLike, *, batch_size: int = 100) -> Dis
 
     Args:
         x: examples, (n, *shape), n >= 2.
-        y: examples, (m, *shape), m >= 2.
+        y: examples, (m, *shape), m >= 2, drawn independently of x: of a set and itself the estimate is below 0.
         batch_size: examples whose distances to all n + m are computed at once; memory grows with
             (n + m) * (batch_size + size of an example). Differentiable, with no more memory than that.
 
