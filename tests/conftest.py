@@ -30,14 +30,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """A file is run by one worker; but what needs the prepared image sets by the one that prepares them."""
-    for item in items:
-        group = "prepared_tfds" if "prepared_tfds" in item.fixturenames else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture
 def x64():
     """Double precision for one test, for comparisons with exact answers."""

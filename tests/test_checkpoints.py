@@ -576,7 +576,9 @@ def test_importing_and_refusing_need_no_orbax_and_the_log_is_left_alone(tmp_path
         tmp_path,
         env={**os.environ, "TENSORSTORE_VERBOSE_LOGGING": "all"},  # its C++ threads write to the descriptor
     )
-    assert (result.stdout, result.stderr) == ("refused []\n[] [] False\nmine: still here\n", "from here\n")
+    # On a busy machine a thread may close its store, and say so to this verbose log, when the call has long returned.
+    said = [line for line in result.stderr.splitlines() if "Removed kvstore from open cache" not in line]
+    assert (result.stdout, said) == ("refused []\n[] [] False\nmine: still here\n", ["from here"])
 
 
 def test_the_manifest_can_be_read_and_checked_by_hand(tmp_path):

@@ -9,6 +9,14 @@ from jax import export
 from vaejax import baselines, data, estimators, models, objectives, training
 
 
+@pytest.fixture(scope="module", autouse=True)
+def optimized():
+    """Programs as users compile them: that runs cut into chunks agree to the last bit is a promise about those."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.fixture(scope="module")
 def problem():
     """A small model, its step, its first state, 53 grey images and the key of the run."""
