@@ -38,6 +38,11 @@ class Setting(NamedTuple):
     faces: np.ndarray | None = None
 
     @property
+    def description(self) -> str:
+        """A line about the data."""
+        return self.train.description
+
+    @property
     def small(self) -> bool:
         """Whether the images are so small (8x8) that models and times are too."""
         return math.prod(self.train.images.shape[1:]) < 200
@@ -141,6 +146,21 @@ def train(
     """
     step = training.make_train_step(objective, optimizer, prepare)
     state = training.init_state(params, optimizer)
+    return train_steps(what, step, state, key, x, num_steps=num_steps, batch_size=batch_size, snapshots_at=snapshots_at)
+
+
+def train_steps(
+    what: str,
+    step: training.TrainStep,
+    state: training.TrainState,
+    key: jax.Array,
+    x: Any,
+    *,
+    num_steps: int,
+    batch_size: int,
+    snapshots_at: Sequence[float] = (),
+) -> Trained:
+    """`train` with a train step of another kind, such as those of `vaejax.inference`, and its first state."""
     x = jax.tree.map(jnp.asarray, x)
     chunk = math.ceil(num_steps / CHUNKS)
     batch_size = min(batch_size, len(jax.tree.leaves(x)[0]))

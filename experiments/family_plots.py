@@ -24,11 +24,16 @@ DRAWN = {
 }
 
 
-def draw(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Draw every picture of the parts that are done. Returns their paths."""
+def draw(folder: pathlib.Path, drawn: dict[str, tuple[str, str]] = DRAWN) -> list[pathlib.Path]:
+    """Draw every picture of the parts that are done. Returns their paths.
+
+    Args:
+        folder: of a run.
+        drawn: module and function of each part's pictures.
+    """
     paths = []
     with plt.rc_context(plots.STYLE):
-        for name, (module, function) in DRAWN.items():
+        for name, (module, function) in drawn.items():
             if (folder / f"{name}.json").exists():
                 rows = json.loads((folder / f"{name}.json").read_text())["rows"]
                 with np.load(folder / f"{name}.npz") as arrays:

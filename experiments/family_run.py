@@ -1,21 +1,15 @@
-"""The parts of `pca_to_vae.py`, one after another: each leaves its numbers, arrays and pictures, and is done once."""
+"""What `pca_to_vae.py` runs: its parts, and the data that they work on."""
 
-import dataclasses
 import gzip
-import importlib
-import json
 import pathlib
-import time
 import zipfile
-from typing import Any
 
 import family
 import family_plots
-import family_tables
 import loading
 import numpy as np
+import part_runs
 import pca_to_vae
-import run_folder
 
 # Module and function of each part; a module is imported when its part is run.
 PARTS = {
@@ -31,41 +25,10 @@ PARTS = {
     "game": ("family_game", "run"),
 }
 
-# What says where things are, or which of the parts are wanted, and not what their numbers are.
-NOT_COMPARED = ("parts", "data_dir", "manual_dir", "download", "runs_dir", "name", "resume")
-
 
 def run(config: pca_to_vae.Config) -> None:
     """Run the parts that are not done yet, then write the table of all that are."""
-    folder = run_folder.choose_folder(config.runs_dir, config.name, f"family-{config.dataset}", config.resume)
-    check_same_options(config, folder)
-    setting = setting_of(config)
-    folder.mkdir(parents=True, exist_ok=config.resume)
-    done = [name for name in PARTS if (folder / f"{name}.json").exists()]
-    parts = [name for name in PARTS if name in done or name in config.parts]
-    run_folder.write_json(folder / "config.json", dataclasses.asdict(config) | {"parts": parts})
-    print(f"{setting.train.description}; leaves everything in {folder}")
-    for name in config.parts:
-        if (folder / f"{name}.json").exists():
-            print(f"{name}: done before")
-            continue
-        start = time.perf_counter()
-        module, function = PARTS[name]
-        result = getattr(importlib.import_module(module), function)(setting)
-        seconds = time.perf_counter() - start
-        run_folder.write_arrays(folder / f"{name}.npz", **result.arrays)
-        # The last thing of a part: that it is there says that the part is done.
-        run_folder.write_json(folder / f"{name}.json", {"rows": result.rows, "seconds": seconds})
-        print(f"{name}: {seconds:.0f} s")
-    results = gathered(config, folder)
-    run_folder.write_json(folder / "results.json", results)
-    (folder / "table.md").write_text(family_tables.markdown(results))
-    if config.effort != 1:
-        print(f"\n{family_tables.warning(results)}")
-    drawn = family_plots.draw(folder)
-    print(f"\n{family_tables.terminal(results)}")
-    pictures = ", ".join(path.name for path in drawn)
-    print(f"\nNumbers are in {folder}, in results.json, and with notes on each in table.md; pictures: {pictures}")
+    part_runs.run(config, f"family-{config.dataset}", PARTS, setting_of, family_plots.draw)
 
 
 def setting_of(config: pca_to_vae.Config) -> family.Setting:
@@ -128,37 +91,3 @@ def read_faces(path: str | None) -> np.ndarray | None:
     if np.linalg.matrix_rank((images - images.mean(axis=0)).reshape(len(images), -1)) < 15:
         raise ValueError(f"{expected} that vary in at least 15 directions; those in {path} do not")
     return images
-
-
-def gathered(config: pca_to_vae.Config, folder: pathlib.Path) -> dict[str, Any]:
-    """The rows of every part that is done, each with the name of its part, and the seconds of each."""
-    rows, seconds = [], {}
-    for name in PARTS:
-        path = folder / f"{name}.json"
-        if path.exists():
-            part = json.loads(path.read_text())
-            rows += [{"part": name, **line} for line in part["rows"]]
-            seconds[name] = part["seconds"]
-    return {"dataset": config.dataset, "effort": config.effort, "rows": rows, "seconds": seconds}
-
-
-def check_same_options(config: pca_to_vae.Config, folder: pathlib.Path) -> None:
-    """Refuse to go on with a run under other options than it was started with.
-
-    Raises:
-        ValueError: naming each option and both values.
-    """
-    path = folder / "config.json"
-    if not path.exists():
-        return
-    there, here = json.loads(path.read_text()), json.loads(json.dumps(dataclasses.asdict(config)))
-    others = [
-        f"--{name.replace('_', '-')} was {there.get(name)}, is {value}"
-        for name, value in here.items()
-        if name not in NOT_COMPARED and there.get(name) != value
-    ]
-    if others:
-        raise ValueError(
-            f"expected the options that {folder} was started with; {'; '.join(others)}. Resume it with those of "
-            f"{path}, or start another run under another --name"
-        )

@@ -21,15 +21,13 @@ class Measure(NamedTuple):
     Attributes:
         name: of the number in metrics.jsonl; it rises as the model gets better.
         validate: `(params, images) -> number`, NaN where a parameter is not finite.
-        evaluate: `(params, images) -> numbers` for result.json.
-        in_words: `(numbers) -> lines` of the report.
+        evaluate: `(params, images) -> (numbers, words)`, for result.json and for the lines of the report.
         progress: `(line of metrics.jsonl) -> words` beside the progress bar.
     """
 
     name: str
     validate: Callable[[Any, np.ndarray], float]
-    evaluate: Callable[[Any, np.ndarray], dict[str, Any]]
-    in_words: Callable[[dict[str, Any]], str]
+    evaluate: Callable[[Any, np.ndarray], tuple[dict[str, Any], str]]
     progress: Callable[[dict[str, Any]], str]
 
 
@@ -42,38 +40,20 @@ def of_bounds(config: train.Config, vae: models.VAE) -> Measure:
         result = evaluation.elbo(vae, params, jax.random.key(EVALUATION_KEY), images[:1000], num_samples=1)
         return float(result.estimate.mean())
 
-    def evaluate(params, images: np.ndarray) -> dict[str, Any]:
+    def evaluate(params, images: np.ndarray) -> tuple[dict[str, Any], str]:
         key = jax.random.key(EVALUATION_KEY)
-        estimates, ess, elbos = [], [], []
         with tqdm(total=len(images), desc="test log p(x)", unit=" examples", leave=False) as bar:
-            for start in range(0, len(images), 1000):
-                part = images[start : start + 1000]
-                part_key = jax.random.fold_in(key, start)
-                result = evaluation.log_likelihood(vae, params, part_key, part, config.eval_samples)
-                estimates.append(np.asarray(result.estimate))
-                ess.append(np.asarray(result.ess))
-                elbos.append(np.asarray(evaluation.elbo(vae, params, part_key, part, 100).estimate))
-                bar.update(len(part))
-        estimates = np.concatenate(estimates)
-        units = evaluation.active_units(vae, params, images)
-        return {
-            "test_elbo": float(np.mean(np.concatenate(elbos))),
-            "test_log_likelihood": float(estimates.mean()),
-            "standard_error": float(estimates.std(ddof=1) / math.sqrt(len(estimates))),
-            "num_samples": config.eval_samples,
-            "mean_effective_sample_size": float(np.concatenate(ess).mean()),
-            "num_test_examples": len(estimates),
-            "active_units": int(units.num_active),
+            report = evaluation.report(vae, params, key, images, config.eval_samples, progress=bar.update)
+        named = evaluation.numbers(report)
+        renamed = {
+            "test_elbo": named.pop("elbo"),
+            "test_log_likelihood": named.pop("log_likelihood"),
+            "num_test_examples": named.pop("num_examples"),
         }
+        lines = evaluation.in_words(report).splitlines()
+        return renamed | named, "\n".join(f"  {line}" for line in ("test " + lines[0], *lines[1:]))
 
-    def in_words(result: dict[str, Any]) -> str:
-        return f"""\
-  test log p(x)  {result["test_log_likelihood"]:.2f} +- {result["standard_error"]:.2f} nats per example \
-(importance sampling, K = {result["num_samples"]:,}; the standard error is over examples)
-  test ELBO      {result["test_elbo"]:.2f} nats per example
-  latent code    {result["active_units"]} of {config.latent_dim} units active"""
-
-    return Measure("validation_elbo", validate, evaluate, in_words, lambda row: f"bound {row['bound']:.2f} nats")
+    return Measure("validation_elbo", validate, evaluate, lambda row: f"bound {row['bound']:.2f} nats")
 
 
 def of_reconstructions(config: train.Config, vae: models.VAE) -> Measure:
@@ -88,14 +68,15 @@ def of_reconstructions(config: train.Config, vae: models.VAE) -> Measure:
     def validate(params, images: np.ndarray) -> float:
         return -float(errors(params, images[:1000])[0].mean()) if finite(params) else math.nan
 
-    def evaluate(params, images: np.ndarray) -> dict[str, Any]:
+    def evaluate(params, images: np.ndarray) -> tuple[dict[str, Any], str]:
         trained, squared = (np.asarray(values, np.float64) for values in errors(params, images))
-        return {
+        result = {
             "test_error": float(trained.mean()),
             "test_squared_error": float(squared.mean()),
             "standard_error": float(squared.std(ddof=1) / math.sqrt(len(squared))),
             "num_test_examples": len(squared),
         }
+        return result, in_words(result)
 
     def in_words(result: dict[str, Any]) -> str:
         clean = "of binarized images" if config.binarization != "none" else "in squared units of the data"
@@ -110,7 +91,7 @@ def of_reconstructions(config: train.Config, vae: models.VAE) -> Measure:
         lines.append("  log p(x)       an autoencoder has none")
         return "\n".join(lines)
 
-    return Measure("validation_bound", validate, evaluate, in_words, lambda row: f"error {row['error']:.3f}")
+    return Measure("validation_bound", validate, evaluate, lambda row: f"error {row['error']:.3f}")
 
 
 def finite(params: Any) -> bool:

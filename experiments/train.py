@@ -33,8 +33,15 @@ class Config(command_line.BinarizedDataOptions):
     """q(z|x), and with it the prior; bernoulli and categorical have no reparameterization, point is no density."""
     num_categories: int = 10
     """Of each number in a categorical code."""
-    objective: Literal["elbo", "iwae", "reconstruction"] = "elbo"
-    """Evidence lower bound, importance-weighted bound, or an autoencoder's reconstruction (with --posterior point)."""
+    objective: Literal["elbo", "iwae", "renyi", "free_bits", "info_vae", "optimal_std", "reconstruction"] = "elbo"
+    """Evidence lower bound; importance-weighted or Renyi bound (--alpha); with --free-bits, with an MMD term
+    (--mmd-weight) or with the best std of a Gaussian likelihood; or an autoencoder's reconstruction."""
+    alpha: float = 0.5
+    """Of --objective renyi: 0 is the importance-weighted bound, 1 the ELBO."""
+    free_bits: float = 0.1
+    """Of --objective free_bits: nats of the KL of each latent that cost nothing."""
+    mmd_weight: float = 100.0
+    """Of --objective info_vae."""
     error: Literal["squared_error", "cross_entropy", "negative_log_likelihood"] = "squared_error"
     """Of --objective reconstruction."""
     corruption: Literal["none", "gaussian", "masking"] = "none"
@@ -53,6 +60,12 @@ class Config(command_line.BinarizedDataOptions):
     """Of the gradient: reparameterized (the first three), REINFORCE, or at points of its own choosing."""
     baseline: Literal["none", "leave_one_out", "moving_average", "nvil"] = "none"
     """Of the score function; leave-one-out needs --num-samples 2 or more."""
+    inference: Literal["amortized", "aggressive", "em"] = "amortized"
+    """How encoder and decoder take turns: together; the encoder to convergence before each step of the decoder, while
+    that raises the mutual information; or EM, exact for a linear model with one learned std, else one gradient step of
+    the encoder and then one of the decoder."""
+    max_encoder_steps: int = 20
+    """Of --inference aggressive, for each step of the decoder."""
     kl: Literal["analytic", "sampled", "entropy"] = "analytic"
     """Form of the ELBO. The importance-weighted bound always samples it."""
     num_samples: int = 1
@@ -61,6 +74,8 @@ class Config(command_line.BinarizedDataOptions):
     """Weight of the KL."""
     kl_warmup_steps: int = 0
     """Steps over which that weight rises from 0, linearly."""
+    kl_cycle_steps: int = 0
+    """Steps of one cycle of warm-up: the weight rises from 0 over the first half, again and again."""
     batch_size: int = 100
     """Examples in a batch."""
     num_steps: int = 6000
@@ -90,6 +105,9 @@ class Config(command_line.BinarizedDataOptions):
 
 
 HIDDEN_SIZES = {"mlp": (200, 200), "conv": (32, 64, 256), "linear": ()}
+
+# Options that only one objective looks at.
+OWNED = {"renyi": ("alpha",), "free_bits": ("free_bits",), "info_vae": ("mmd_weight",), "optimal_std": ()}
 
 # What an option says about where things are and not about the numbers that come out.
 NOT_COMPARED = (
@@ -158,7 +176,7 @@ def parse(args: list[str]) -> Config:
             f"{config.posterior} and --objective {config.objective}"
         )
     if config.objective == "reconstruction":
-        for name in ("estimator", "baseline", "kl", "num_samples", "beta", "kl_warmup_steps"):
+        for name in ("estimator", "baseline", "kl", "num_samples", "beta", "kl_warmup_steps", "kl_cycle_steps"):
             if getattr(config, name) != getattr(Config, name):
                 raise ValueError(f"--{name.replace('_', '-')} does not belong to --objective reconstruction")
         if config.corruption == "none" and config.corruption_level != Config.corruption_level:
@@ -175,13 +193,31 @@ def parse(args: list[str]) -> Config:
         raise ValueError(f"--baseline leave_one_out needs --num-samples 2 or more; got {config.num_samples}")
     if config.num_categories < 2:
         raise ValueError(f"--num-categories must be at least 2; got {config.num_categories}")
-    for name in ("batch_size", "num_steps", "eval_samples", "latent_dim", "num_samples"):
+    for name in ("batch_size", "num_steps", "eval_samples", "latent_dim", "num_samples", "max_encoder_steps"):
         if getattr(config, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(config, name)}")
-    for name in ("patience", "tolerance", "kl_warmup_steps", "checkpoint_seconds", "beta", "seed"):
+    for owner, options in OWNED.items():
+        for name in options:
+            if config.objective != owner and getattr(config, name) != getattr(Config, name):
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{flag} belongs to --objective {owner}; got {config.objective}")
+    if config.objective in OWNED and config.estimator == "sticking_the_landing" and config.objective != "renyi":
+        raise ValueError(f"--estimator sticking_the_landing needs a sampled KL; {config.objective} has none")
+    if config.objective == "optimal_std" and config.likelihood != "gaussian_shared_std":
+        raise ValueError(f"--objective optimal_std needs --likelihood gaussian_shared_std; got {config.likelihood}")
+    if config.kl_warmup_steps and config.kl_cycle_steps:
+        raise ValueError("--kl-warmup-steps and --kl-cycle-steps are two schedules of one weight: give one of them")
+    if config.inference != "amortized" and config.objective == "reconstruction":
+        raise ValueError(f"--inference {config.inference} is of a VAE; --objective reconstruction has no q to infer")
+    if config.max_encoder_steps != Config.max_encoder_steps and config.inference != "aggressive":
+        raise ValueError(f"--max-encoder-steps belongs to --inference aggressive; got {config.inference}")
+    for name in (
+        *("patience", "tolerance", "kl_warmup_steps", "kl_cycle_steps", "checkpoint_seconds", "beta", "seed"),
+        *("free_bits", "mmd_weight"),
+    ):
         if not 0 <= getattr(config, name) < math.inf:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 0; got {getattr(config, name)}")
-    for name in ("num_steps", "kl_warmup_steps", "seed"):
+    for name in ("num_steps", "kl_warmup_steps", "kl_cycle_steps", "seed"):
         if getattr(config, name) >= 2**31:
             raise ValueError(f"--{name.replace('_', '-')} must be below 2^31; got {getattr(config, name)}")
     if not 0 < config.learning_rate < math.inf:

@@ -9,19 +9,19 @@ import signal
 import time
 from typing import Any
 
+import building
 import jax
 import jax.numpy as jnp
 import loading
 import measures
 import numpy as np
-import optax
 import plots
 import run_folder
 import snapshots
 import train
 from tqdm import tqdm
 
-from vaejax import autoencoders, baselines, checkpoints, data, distributions, estimators, models, objectives, training
+from vaejax import autoencoders, baselines, checkpoints, data, estimators, models, training
 
 NUM_REPORTS = 100
 SNAPSHOTS_AT = (0, 1, 3, 10, 30)  # reports, of 100; and the last
@@ -31,33 +31,32 @@ def run(config: train.Config) -> int:
     """Train, evaluate, draw and report. Returns the exit code: 0, or 128 + the signal that stopped it."""
     folder = run_folder.choose_folder(config.runs_dir, config.name, config.dataset, config.resume)
     images = {split: loading.load(config, split) for split in ("train", "validation", "test")}
-    vae = build_model(config, images["train"].images.shape[1:])
+    vae = building.build_model(config, images["train"].images.shape[1:])
     print(f"{config.dataset}: {', '.join(f'{len(part.images):,} {split}' for split, part in images.items())} examples")
 
     params_key, run_key = jax.random.split(jax.random.key(config.seed))
     baseline_key = jax.random.fold_in(params_key, 1)
     params = vae.init(params_key)
     held_out = binarized_once(config, images, vae, params)
-    optimizer = build_optimizer(config)
-    estimator = build_estimator(config)
+    optimizer = building.build_optimizer(config)
+    estimator = building.build_estimator(config)
     if estimator.baseline is not None:
         params = estimators.with_baseline(params, estimator, baseline_key, held_out["test"][:1])
         optimizer = baselines.with_optimizer(optimizer)
-    state = training.init_state(params, optimizer)
+    objective = building.build_objective(config, vae, estimator)
+    step, state, batch_size = building.build_step(config, vae, objective, optimizer, params, images["train"], held_out)
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
 
     state, metrics = resumed(config, folder, state)
-    objective = build_objective(config, vae, estimator)
-    step = training.make_train_step(objective, optimizer, data.binarization(config.binarization))
     train_images = jnp.asarray(images["train"].images)
-    fit, compile_seconds = compiled(config, step, state, run_key, train_images)
+    fit, compile_seconds = compiled(config, step, state, run_key, train_images, batch_size)
 
     # Whatever can be refused has been: only now is anything written.
     folder.mkdir(parents=True, exist_ok=config.resume)
     run_folder.rewrite_metrics(folder, metrics)
     run_folder.write_json(folder / "config.json", dataclasses.asdict(config))
     print(f"compiled in {compile_seconds:.1f} s; {chunk_size(config):,} steps a report; leaves everything in {folder}")
-    measure = build_measure(config, vae)
+    measure = building.build_measure(config, vae)
     viewer = snapshots.Viewer(vae, held_out["test"], images["test"], folder)
     state, metrics, stopped_by = train_until_done(
         config, folder, state, metrics, fit, run_key, train_images, measure, held_out["validation"], viewer
@@ -68,7 +67,7 @@ def run(config: train.Config) -> int:
         print(f"go on with: python experiments/train.py {resume_options(config, folder)}")
         return 128 + stopped_by
 
-    result = measure.evaluate(state.params, held_out["test"])
+    result, measured = measure.evaluate(state.params, held_out["test"])
     seconds = metrics[-1]["seconds"]
     result |= {
         "train_seconds": seconds,
@@ -84,62 +83,8 @@ def run(config: train.Config) -> int:
     viewer.pictures(state.params)
     run_folder.write_json(folder / "result.json", result)
     drawn = plots.draw(folder)
-    print(in_words(result, measure.in_words(result), config, folder, drawn))
+    print(in_words(result, measured, config, folder, drawn))
     return 0
-
-
-def build_model(config: train.Config, data_shape: tuple[int, ...]) -> models.VAE:
-    """The model that the configuration names."""
-    fixed = config.likelihood == "gaussian_fixed_std"
-    likelihood = distributions.gaussian_fixed_std(config.likelihood_std) if fixed else config.likelihood
-    categorical = config.posterior == "categorical"
-    posterior = distributions.categorical(config.num_categories) if categorical else config.posterior
-    sizes = config.hidden_sizes
-    if config.model == "linear" and config.posterior == "point":
-        return autoencoders.linear_autoencoder(data_shape, config.latent_dim, likelihood)
-    if config.model == "linear":
-        return models.linear_vae(data_shape, config.latent_dim, likelihood)
-    if config.model == "mlp":
-        return models.mlp_vae(data_shape, config.latent_dim, sizes, likelihood, config.activation, posterior)
-    *channels, size = sizes
-    return models.conv_vae(data_shape, config.latent_dim, channels, size, likelihood, config.activation, posterior)
-
-
-def build_estimator(config: train.Config) -> estimators.Estimator:
-    """The gradient estimator that the configuration names."""
-    if config.estimator == "score_function":
-        return estimators.score_function(None if config.baseline == "none" else config.baseline)
-    return getattr(estimators, config.estimator)()
-
-
-def build_objective(config: train.Config, vae: models.VAE, estimator: estimators.Estimator) -> objectives.Objective:
-    """The objective that the configuration names."""
-    warmup = config.kl_warmup_steps
-    beta = optax.linear_schedule(0.0, config.beta, warmup) if warmup else config.beta
-    if config.objective == "reconstruction":
-        corruptions = {"none": None, "gaussian": autoencoders.gaussian_noise, "masking": autoencoders.masking_noise}
-        make = corruptions[config.corruption]
-        error = getattr(autoencoders, config.error)
-        return autoencoders.make_reconstruction(vae, error, corrupt=make and make(config.corruption_level))
-    if config.objective == "iwae":
-        return objectives.make_iwae(vae, estimator, config.num_samples, beta=beta)
-    return objectives.make_elbo(vae, estimator, config.num_samples, kl=config.kl, beta=beta)
-
-
-def build_measure(config: train.Config, vae: models.VAE) -> measures.Measure:
-    """What is reported of the model."""
-    return (measures.of_reconstructions if config.objective == "reconstruction" else measures.of_bounds)(config, vae)
-
-
-def build_optimizer(config: train.Config) -> optax.GradientTransformation:
-    """The optimizer that the configuration names, with its learning-rate schedule."""
-    rate = {
-        "constant": optax.constant_schedule(config.learning_rate),
-        "linear": optax.linear_schedule(config.learning_rate, 0.0, config.num_steps),
-        "cosine": optax.cosine_decay_schedule(config.learning_rate, config.num_steps),
-    }[config.learning_rate_schedule]
-    named = {"adam": optax.adam, "adagrad": optax.adagrad, "rmsprop": optax.rmsprop, "sgd": optax.sgd}
-    return named[config.optimizer](rate)
 
 
 def binarized_once(config: train.Config, images: dict[str, data.Dataset], vae, params) -> dict[str, np.ndarray]:
@@ -243,11 +188,11 @@ def chunk_size(config: train.Config) -> int:
     return min(1000, math.ceil(config.num_steps / NUM_REPORTS))
 
 
-def compiled(config: train.Config, step: training.TrainStep, state: training.TrainState, key, images):
+def compiled(config: train.Config, step: training.TrainStep, state: training.TrainState, key, images, batch_size: int):
     """The program that takes the steps from one report to the next, and how long it took to compile, in seconds."""
     fit = jax.jit(
         lambda state, key, images, stop: training.fit(
-            step, state, key, images, num_steps=chunk_size(config), batch_size=config.batch_size, stop=stop
+            step, state, key, images, num_steps=chunk_size(config), batch_size=batch_size, stop=stop
         ),
         donate_argnums=0,
     )

@@ -91,11 +91,13 @@ def content(folder):
 
 def final_state(cli, folder):
     """The arrays of the last checkpoint, verified and read as a resumed run reads them."""
+    import building
+
     train, training_run = cli
     config = json.loads((folder / "config.json").read_text())
     config = train.Config(**{**config, "hidden_sizes": tuple(config["hidden_sizes"])})
-    vae = training_run.build_model(config, (8, 8))
-    optimizer = training_run.build_optimizer(config)
+    vae = building.build_model(config, (8, 8))
+    optimizer = building.build_optimizer(config)
     like = jax.eval_shape(lambda: training.init_state(vae.init(jax.random.key(0)), optimizer))
     return checkpoints.restore(folder / "checkpoints", like, config=training_run.compared(config))
 
@@ -275,6 +277,16 @@ VARIANTS = {
         *(*REAL, "gaussian", "--objective", "iwae", "--estimator", "doubly_reparameterized"),
         *("--num-samples", "2", "--activation", "gelu", "--hidden-sizes", "8", "4"),
     ),
+    "aggressive, free bits": (
+        *("--inference", "aggressive", "--max-encoder-steps", "4", "--batch-size", "50"),
+        *("--objective", "free_bits", "--free-bits", "3"),
+    ),
+    "variational EM, Renyi": (*("--inference", "em", "--objective", "renyi", "--alpha", "-1", "--num-samples", "2"),),
+    "exact EM": (
+        *("--dataset", "linear_gaussian", "--model", "linear", *REAL, "gaussian_shared_std", "--inference", "em"),
+    ),
+    "best std": (*("--dataset", "spiral", *REAL, "gaussian_shared_std", "--objective", "optimal_std"),),
+    "MMD, cycles": (*("--objective", "info_vae", "--mmd-weight", "10", "--kl-cycle-steps", "10", "--beta", "0.5"),),
 }
 
 
@@ -291,7 +303,7 @@ def test_variants(cli, tmp_path, options, capsys):
     reports = rows(folder)
     assert reports[0]["bound"] != reports[-1]["bound"]
     # What is maximised is the ELBO unless a weight or another bound says otherwise.
-    weighted = config["beta"] != 1 or config["objective"] == "iwae"
+    weighted = config["beta"] != 1 or config["objective"] in ("iwae", "renyi", "free_bits", "info_vae")
     assert weighted == any(abs(row["bound"] - row["elbo"]) > 1e-3 for row in reports)
     assert "K = 10" in capsys.readouterr().out
 
@@ -546,6 +558,16 @@ REFUSED = {
         ("--objective", "reconstruction", "--dataset", "spiral", "--binarization", "none"),
         ["--error squared_error, --likelihood bernoulli", "expects pixels in [0, 1]", "gaussian_fixed_std"],
     ),
+    "a std that is not learned": (("--objective", "optimal_std"), ["needs --likelihood gaussian_shared_std"]),
+    "bits of another objective": (("--free-bits", "1"), ["--free-bits belongs to --objective free_bits; got elbo"]),
+    "negative bits": (("--objective", "free_bits", "--free-bits", "-1"), ["--free-bits must be at least 0; got -1"]),
+    "two schedules": (("--kl-warmup-steps", "5", "--kl-cycle-steps", "5"), ["two schedules of one weight"]),
+    "too few for an encoder that runs ahead": (
+        ("--inference", "aggressive", "--max-encoder-steps", "20"),
+        ["2,100 examples", "digits has 1,285", "fewer --max-encoder-steps"],
+    ),
+    "encoder steps of usual training": (("--max-encoder-steps", "3"), ["belongs to --inference aggressive"]),
+    "a point to infer": (("--objective", "reconstruction", "--inference", "em"), ["no q to infer"]),
     "negative noise": (
         ("--objective", "reconstruction", "--corruption", "gaussian", "--corruption-level", "-1"),
         ["std of gaussian_noise", "got -1.0"],

@@ -231,6 +231,20 @@ def kl_divergence(q: dist.Distribution, p: dist.Distribution) -> Array:
         ) from None
 
 
+def kl_per_unit(q: dist.Distribution, p: dist.Distribution) -> Array:
+    """KL(q || p) in nats of each number of the event, where those are independent: (*batch, *event).
+
+    Raises:
+        ValueError: as `kl_divergence`; and if q or p is not of independent numbers.
+    """
+    for distribution in (q, p):
+        if len(without_wrappers(distribution).batch_shape) != len(distribution.shape()):
+            raise ValueError(
+                f"expected distributions whose numbers are independent, for a KL of each; came {name_of(distribution)}"
+            )
+    return kl_divergence(without_wrappers(q), without_wrappers(p))
+
+
 def entropy(q: dist.Distribution) -> Array:
     """Entropy of q in nats, summed over event axes: (*batch,).
 
@@ -313,6 +327,9 @@ def _in_support(p: dist.Distribution, x: Array) -> Array:
 
 def _unsupported(p: dist.Distribution, x: Array) -> str:
     name = name_of(p)
+    explain = getattr(without_wrappers(p), "unsupported", None)
+    if explain is not None:  # a family of ours that has words of its own
+        return explain(x)
     if "Bernoulli" in name:
         grey = (x != 0) & (x != 1)
         first = tuple(int(i) for i in jnp.argwhere(grey)[0])

@@ -239,6 +239,49 @@ def linear_vae(data_dim: int | Sequence[int], latent_dim: int, likelihood: str |
     )
 
 
+def with_output_bias(params: Params, x: ArrayLike) -> Params:
+    """The parameters with the decoder's output bias at the logit of the mean of x: where independent pixels would be.
+
+    Args:
+        params: of an `mlp_vae` or `linear_vae` with Bernoulli likelihood.
+        x: data in [0, 1], (n, *data_shape); means are held within 0.001 and 0.999.
+
+    Raises:
+        ValueError: if the decoder is not such a network, or x is not of its size.
+
+    >>> vae = mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
+    >>> params = with_output_bias(vae.init(jax.random.key(0)), jnp.array([[0.0, 1.0, 0.2], [0.0, 1.0, 0.8]]))
+    >>> params["decoder"]["network"]["layer_1"]["bias"].round(1).tolist()
+    [-6.9..., 6.9..., 0.0]
+
+    Source: Burda, Grosse & Salakhutdinov 2015, whose code does it.
+    """
+    network = params["decoder"]["network"]
+    last = f"layer_{len(network) - 1}"
+    x = jnp.asarray(x)
+    if last not in network or network[last]["bias"].size != math.prod(x.shape[1:]):
+        raise ValueError(
+            f"expected the parameters of an mlp_vae or linear_vae with one output for each of {math.prod(x.shape[1:])} "
+            f"pixels; came a decoder with {sorted(network)}"
+        )
+    mean = jnp.clip(x.reshape(len(x), -1).mean(axis=0), 1e-3, 1 - 1e-3)
+    layer = {**network[last], "bias": jnp.log(mean / (1 - mean)).astype(network[last]["bias"].dtype)}
+    return {**params, "decoder": {**params["decoder"], "network": {**network, last: layer}}}
+
+
+def sample_data(vae: VAE, params: Params, key: Key[Array, ""], z: ArrayLike) -> Array:
+    """One sample of p(x|z) for each code z (*batch, latent_dim), as the encoder takes data: (*batch, *data_shape).
+
+    >>> vae = mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
+    >>> sample_data(vae, vae.init(jax.random.key(0)), jax.random.key(1), jnp.zeros((7, 2))).dtype
+    dtype('float32')
+    """
+    p = vae.decode(params, z)
+    x = distributions.sample(p, key)
+    is_binary = isinstance(distributions.without_wrappers(p), dist.BernoulliLogits | dist.BernoulliProbs)
+    return x.astype(_params_dtype(params)) if is_binary else x
+
+
 def check_data(vae: VAE, params: Params, x: ArrayLike) -> None:
     """Refuse concrete data that the model cannot have produced, before any of it is lost in a compiled program.
 
@@ -251,9 +294,10 @@ def check_data(vae: VAE, params: Params, x: ArrayLike) -> None:
         ValueError: if there is no example, shape or dtype are not the model's, or values lie outside the likelihood's
             support (grey pixels under a Bernoulli likelihood, NaN); or if a parameter is not finite.
     """
-    check_floating(x)
+    if jnp.issubdtype(_dtype_of(x), jnp.floating):
+        check_floating(x)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not isinstance(leaf, Tracer) and not jnp.isfinite(leaf).all():
+        if not isinstance(leaf, Tracer) and not np.isfinite(leaf).all():  # jnp's answer would be traced, under `jit`
             raise ValueError(
                 f"expected finite parameters; came NaN or infinite values in params{jax.tree_util.keystr(path)}: the "
                 "training diverged, for which a smaller learning rate is the usual cure"
@@ -290,7 +334,7 @@ def check_floating(x: ArrayLike) -> None:
     Raises:
         ValueError: naming the dtype and how to convert.
     """
-    dtype = x.dtype if isinstance(x, jax.Array | np.ndarray) else np.asarray(x).dtype
+    dtype = _dtype_of(x)
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
             f"expected data of a floating dtype; came {dtype}. Scale to [0, 1] and convert: x.astype('float32') / "
@@ -301,6 +345,10 @@ def check_floating(x: ArrayLike) -> None:
             "expected float32 data, because JAX runs in 32 bits; came float64. Convert with x.astype('float32'), or "
             "enable double precision: jax.config.update('jax_enable_x64', True)"
         )
+
+
+def _dtype_of(x: ArrayLike) -> Any:
+    return x.dtype if isinstance(x, jax.Array | np.ndarray) else np.asarray(x).dtype
 
 
 def _checked_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:

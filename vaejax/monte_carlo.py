@@ -167,6 +167,20 @@ def over_indices(term: Callable[[Array], Any], num: int, chunk_size: int | None 
     return lax.map(jax.checkpoint(term), jnp.arange(num), batch_size=chunk_size)
 
 
+def over_examples(function: Callable[[Any], Any], examples: Any, batch_size: int) -> Any:
+    """`function` of each example, at most `batch_size` of them at once.
+
+    `lax.map` would compile a second program for the last, smaller batch: here the batches are of one size, filled up
+    with the first examples over again.
+    """
+    num_examples = len(jax.tree.leaves(examples)[0])
+    num_batches = -(-num_examples // batch_size)
+    batch_size = -(-num_examples // num_batches)
+    rows = (jnp.arange(num_batches * batch_size) % num_examples).reshape(num_batches, batch_size)
+    result = lax.map(jax.vmap(function), jax.tree.map(lambda array: array[rows], examples))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_examples], result)
+
+
 def check_count(name: str, number: int) -> None:
     """Refuse a number of samples, or of anything done at once, that is not a positive integer.
 
@@ -212,6 +226,53 @@ def log_mean_exp_reduction() -> Reduction:
         credit=lambda log_w: jnp.broadcast_to(bound(log_w)[None], log_w.shape),
         # The softmax w has derivative w (1 - w).
         path_weights=lambda log_w: jax.nn.softmax(log_w, axis=0) ** 2,
+        linear=False,
+    )
+
+
+def renyi_reduction(alpha: float) -> Reduction:
+    """The log of the power mean of the weights with exponent 1 - alpha: the variational Renyi bound (Li & Turner 2016).
+
+    Raises:
+        ValueError: if alpha is not a number.
+    """
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or math.isnan(alpha):
+        raise ValueError(f"alpha must be a number, or math.inf or -math.inf; got {alpha!r}")
+    if alpha == 1:
+        return mean_reduction()
+    if math.isinf(alpha):
+        return _extreme_reduction(jnp.max if alpha < 0 else jnp.min)
+    power, plain = 1 - alpha, log_mean_exp_reduction()
+
+    def path_weights(log_w: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
+        shares = jax.nn.softmax(power * log_w, axis=0)
+        return shares - power * shares * (1 - shares)  # a share has derivative power * share * (1 - share)
+
+    return Reduction(
+        bound=lambda log_w: plain.bound(power * log_w) / power,
+        leave_one_out=lambda log_w: plain.leave_one_out(power * log_w) / power,
+        credit=lambda log_w: plain.credit(power * log_w) / power,
+        path_weights=path_weights,
+        linear=False,
+    )
+
+
+def _extreme_reduction(extreme: Callable[..., Array]) -> Reduction:
+    """The largest or the smallest of the log-weights."""
+
+    def leave_one_out(log_w: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
+        nothing = -jnp.inf if extreme is jnp.max else jnp.inf
+        own = jnp.eye(len(log_w), dtype=bool).reshape(len(log_w), len(log_w), *[1] * (log_w.ndim - 1))
+        return extreme(jnp.where(own, nothing, log_w[None]), axis=1)
+
+    def chosen(log_w: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
+        return jax.grad(lambda log_w: extreme(log_w, axis=0).sum())(log_w)
+
+    return Reduction(
+        bound=lambda log_w: extreme(log_w, axis=0),
+        leave_one_out=leave_one_out,
+        credit=lambda log_w: jnp.broadcast_to(extreme(log_w, axis=0)[None], log_w.shape),
+        path_weights=chosen,
         linear=False,
     )
 

@@ -108,6 +108,36 @@ def linear_kernel(params: Params) -> Float[Array, "inputs outputs"]:
     return params["layer_0"]["kernel"]
 
 
+class _LSTM(nnx.Module):
+    def __init__(self, input_size: int, hidden_size: int, *, rngs: nnx.Rngs):
+        self.cell = nnx.OptimizedLSTMCell(input_size, hidden_size, rngs=rngs)
+
+    def __call__(self, memory_and_input):
+        return self.cell(*memory_and_input)
+
+
+def lstm(input_size: int, hidden_size: int) -> Network:
+    """One step of a long short-term memory: ((c, h), inputs) -> ((c, h), h), for the caller's `lax.scan`.
+
+    Args:
+        input_size: numbers in one input, (n, input_size).
+        hidden_size: numbers in each of c and h, (n, hidden_size).
+
+    Raises:
+        ValueError: if a size is not a positive integer.
+
+    >>> cell = lstm(3, 5)
+    >>> memory = (jnp.zeros((7, 5)), jnp.zeros((7, 5)))
+    >>> cell.apply(cell.init(jax.random.key(0)), (memory, jnp.ones((7, 3))))[1].shape
+    (7, 5)
+
+    Source: Hochreiter & Schmidhuber 1997, "Long short-term memory".
+    """
+    if not all(isinstance(size, int) and size > 0 for size in (input_size, hidden_size)):
+        raise ValueError(f"layer sizes must be positive integers; got {(input_size, hidden_size)}")
+    return from_nnx(lambda rngs: _LSTM(input_size, hidden_size, rngs=rngs))
+
+
 class _ConvEncoder(nnx.Module):
     def __init__(self, image_shape, channels, hidden_size, output_size, activation, *, rngs):
         self.image_shape = image_shape
@@ -217,7 +247,7 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module] | nnx.Module) -> Network:
     def init(key: Key[Array, ""]) -> Params:
         return nnx.to_pure_dict(nnx.state(build if is_module else build(nnx.Rngs(key)), nnx.Param))
 
-    def apply(params: Params, inputs: Array) -> Any:
+    def apply(params: Params, inputs: Any) -> Any:  # of an LSTM step, a tuple
         return nnx.merge(graphdef, params)(inputs)
 
     return Network(init, apply)

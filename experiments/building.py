@@ -1,0 +1,137 @@
+"""What the options of `train.py` name: model, estimator, objective, optimizer, train step, and what is reported."""
+
+import jax
+import measures
+import optax
+import train
+
+from vaejax import autoencoders, data, distributions, estimators, inference, models, objectives, training
+
+
+def build_model(config: train.Config, data_shape: tuple[int, ...]) -> models.VAE:
+    """The model that the configuration names."""
+    fixed = config.likelihood == "gaussian_fixed_std"
+    likelihood = distributions.gaussian_fixed_std(config.likelihood_std) if fixed else config.likelihood
+    categorical = config.posterior == "categorical"
+    posterior = distributions.categorical(config.num_categories) if categorical else config.posterior
+    sizes = config.hidden_sizes
+    if config.model == "linear" and config.posterior == "point":
+        return autoencoders.linear_autoencoder(data_shape, config.latent_dim, likelihood)
+    if config.model == "linear":
+        return models.linear_vae(data_shape, config.latent_dim, likelihood)
+    if config.model == "mlp":
+        return models.mlp_vae(data_shape, config.latent_dim, sizes, likelihood, config.activation, posterior)
+    *channels, size = sizes
+    return models.conv_vae(data_shape, config.latent_dim, channels, size, likelihood, config.activation, posterior)
+
+
+def build_estimator(config: train.Config) -> estimators.Estimator:
+    """The gradient estimator that the configuration names."""
+    if config.estimator == "score_function":
+        return estimators.score_function(None if config.baseline == "none" else config.baseline)
+    return getattr(estimators, config.estimator)()
+
+
+def build_objective(config: train.Config, vae: models.VAE, estimator: estimators.Estimator) -> objectives.Objective:
+    """The objective that the configuration names."""
+    beta = config.beta
+    if config.kl_warmup_steps:
+        beta = objectives.linear_warmup(config.kl_warmup_steps, end=config.beta)
+    if config.kl_cycle_steps:
+        beta = objectives.cyclical(config.kl_cycle_steps, end=config.beta)
+    if config.objective == "reconstruction":
+        corruptions = {"none": None, "gaussian": autoencoders.gaussian_noise, "masking": autoencoders.masking_noise}
+        make = corruptions[config.corruption]
+        error = getattr(autoencoders, config.error)
+        return autoencoders.make_reconstruction(vae, error, corrupt=make and make(config.corruption_level))
+    if config.objective == "iwae":
+        return objectives.make_iwae(vae, estimator, config.num_samples, beta=beta)
+    if config.objective == "renyi":
+        return objectives.make_renyi(vae, config.alpha, estimator, config.num_samples)
+    if config.objective == "free_bits":
+        return objectives.make_free_bits(vae, config.free_bits, estimator, config.num_samples, beta=beta)
+    if config.objective == "info_vae":
+        return objectives.make_info_vae(vae, config.mmd_weight, estimator, config.num_samples, beta=beta)
+    if config.objective == "optimal_std":
+        return objectives.make_optimal_std_elbo(vae, config.num_samples, beta=beta)
+    return objectives.make_elbo(vae, estimator, config.num_samples, kl=config.kl, beta=beta)
+
+
+def build_step(
+    config: train.Config, vae: models.VAE, objective, optimizer, params, images: data.Dataset, held_out
+) -> tuple[training.TrainStep, training.TrainState, int]:
+    """The step of the inference that the configuration names, its first state, and how many examples it is handed.
+
+    Raises:
+        ValueError: if there are fewer examples than it needs.
+    """
+    prepare = data.binarization(config.binarization)
+    size = config.batch_size
+    if config.inference == "amortized":
+        step = training.make_train_step(objective, optimizer, prepare)
+        return step, training.init_state(params, optimizer), size
+    if config.inference == "aggressive":
+        size *= 1 + config.max_encoder_steps
+        if size > len(images.images):
+            raise ValueError(
+                f"--inference aggressive hands each step (1 + --max-encoder-steps) batches, {size:,} examples here; "
+                f"{config.dataset} has {len(images.images):,}: take fewer --max-encoder-steps or a smaller --batch-size"
+            )
+        step = inference.make_aggressive_train_step(
+            vae,
+            objective,
+            optimizer,
+            optimizer,
+            held_out["validation"][:500],
+            batch_size=config.batch_size,
+            max_encoder_steps=config.max_encoder_steps,
+            window=min(10, max(1, config.max_encoder_steps // 2)),
+            check_every=max(1, config.num_steps // 20),
+            prepare=prepare,
+        )
+        return step, inference.init_lagging(params, optimizer, optimizer), size
+    if config.model == "linear" and config.likelihood == "gaussian_shared_std":
+        # Exact: the whole set at each step, and nothing of the objective's options.
+        return inference.make_em_step(vae), training.init_state(params, optax.identity()), len(images.images)
+    step = inference.make_variational_em_step(objective, optimizer, optimizer)
+    if prepare is not None:
+        step = prepared(step, prepare)
+    return step, inference.init_groups(params, optimizer, optimizer), size
+
+
+def prepared(step: training.TrainStep, prepare) -> training.TrainStep:
+    """A step whose batches are prepared first, as `training.make_train_step` does it."""
+
+    def prepared_step(state, key, batch):
+        prepare_key, key = jax.random.split(key)
+        return step(state, key, prepare(prepare_key, batch))
+
+    return prepared_step
+
+
+def build_measure(config: train.Config, vae: models.VAE) -> measures.Measure:
+    """What is reported of the model."""
+    if config.objective == "reconstruction":
+        return measures.of_reconstructions(config, vae)
+    measure = measures.of_bounds(config, vae)
+    if config.objective != "optimal_std":
+        return measure
+
+    def finished(params, images):  # the std that the objective had in mind, which no gradient has moved
+        return objectives.with_optimal_std(vae, params, jax.random.key(measures.EVALUATION_KEY), images[:1000])
+
+    return measure._replace(
+        validate=lambda params, images: measure.validate(finished(params, images), images),
+        evaluate=lambda params, images: measure.evaluate(finished(params, images), images),
+    )
+
+
+def build_optimizer(config: train.Config) -> optax.GradientTransformation:
+    """The optimizer that the configuration names, with its learning-rate schedule."""
+    rate = {
+        "constant": optax.constant_schedule(config.learning_rate),
+        "linear": optax.linear_schedule(config.learning_rate, 0.0, config.num_steps),
+        "cosine": optax.cosine_decay_schedule(config.learning_rate, config.num_steps),
+    }[config.learning_rate_schedule]
+    named = {"adam": optax.adam, "adagrad": optax.adagrad, "rmsprop": optax.rmsprop, "sgd": optax.sgd}
+    return named[config.optimizer](rate)

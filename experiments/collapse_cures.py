@@ -1,0 +1,172 @@
+"""What the parts `trap` and `text` of `collapse.py` share: the cures, training under one, what is measured."""
+
+import itertools
+import time
+from typing import Any, NamedTuple
+
+import family
+import jax
+import numpy as np
+import optax
+
+from vaejax import evaluation, inference, models, objectives, training
+
+REPORTS = 100  # points of each path
+NUM_SAMPLES = 1000  # K of log p(x)
+
+
+class Outcome(NamedTuple):
+    """One run.
+
+    Attributes:
+        params: at the end.
+        kl: over the run, at `steps`. (reports,)
+        elbo: likewise.
+        encoder_steps: likewise, for each step of the decoder.
+        steps: (reports,)
+        snapshots: `{step: params}` that were asked for.
+        seconds: of training, compilation apart.
+    """
+
+    params: Any
+    kl: np.ndarray
+    elbo: np.ndarray
+    encoder_steps: np.ndarray
+    steps: np.ndarray
+    snapshots: dict[int, Any]
+    seconds: float
+
+
+class Recipe(NamedTuple):
+    """How a model is trained, the same for every cure.
+
+    Attributes:
+        num_steps: of the decoder.
+        batch_size: examples in a gradient.
+        optimizer: of encoder and decoder, each its own.
+        warmup_steps: of the cure warm-up; a cycle of the cyclical one takes a quarter of the run.
+        free_bits: nats of each unit, of that cure.
+        max_encoder_steps: for each step of the decoder, of the aggressive one.
+    """
+
+    num_steps: int
+    batch_size: int
+    optimizer: optax.GradientTransformation
+    warmup_steps: int
+    free_bits: float
+    max_encoder_steps: int
+
+
+def objective_of(cure: str, vae: models.VAE, recipe: Recipe) -> objectives.Objective:
+    """What is maximised under a cure."""
+    if cure == "free bits":
+        return objectives.make_free_bits(vae, recipe.free_bits)
+    beta = {
+        "lambda": 0.5,
+        "warm-up": objectives.linear_warmup(recipe.warmup_steps),
+        "cyclical": objectives.cyclical(max(1, recipe.num_steps // 4)),
+    }
+    return objectives.make_elbo(vae, beta=beta.get(cure, 1.0))
+
+
+def in_words(cure: str, recipe: Recipe) -> str:
+    """What the cure does, for the table."""
+    return {
+        "plain": "none",
+        "lambda": "KL of weight 0.5 throughout",
+        "warm-up": f"weight of the KL from 0 to 1 over {recipe.warmup_steps:,} steps",
+        "cyclical": f"the same over the first half of each of four cycles of {recipe.num_steps // 4:,} steps",
+        "free bits": f"{recipe.free_bits:g} nats free in each unit",
+        "aggressive": f"at most {recipe.max_encoder_steps} encoder steps before each of the decoder",
+    }[cure]
+
+
+def train(
+    what: str,
+    cure: str,
+    vae: models.VAE,
+    recipe: Recipe,
+    params: Any,
+    key: jax.Array,
+    x: Any,
+    validation: Any,
+    **options,
+) -> Outcome:
+    """One run under a cure, from `params`; `options` go to `family.train_steps`."""
+    objective = objective_of(cure, vae, recipe)
+    size = recipe.batch_size
+    if cure == "aggressive":
+        number = recipe.max_encoder_steps
+        size *= 1 + number
+        step = inference.make_aggressive_train_step(
+            vae,
+            objective,
+            recipe.optimizer,
+            recipe.optimizer,
+            validation,
+            batch_size=recipe.batch_size,
+            max_encoder_steps=number,
+            window=max(1, number // 4),
+            check_every=max(1, recipe.num_steps // 20),
+        )
+        state = inference.init_lagging(params, recipe.optimizer, recipe.optimizer)
+    else:
+        step = training.make_train_step(objective, recipe.optimizer)
+        state = training.init_state(params, recipe.optimizer)
+    trained = family.train_steps(what, step, state, key, x, num_steps=recipe.num_steps, batch_size=size, **options)
+    history = trained.history
+    ends = np.unique(np.linspace(0, recipe.num_steps, min(REPORTS, recipe.num_steps) + 1).astype(int))
+
+    def binned(values: np.ndarray) -> np.ndarray:
+        return np.array([values[a:b].mean() for a, b in itertools.pairwise(ends)])
+
+    encoder_steps = getattr(history, "encoder_steps", np.ones(recipe.num_steps))
+    return Outcome(
+        trained.params,
+        binned(history.kl),
+        binned(history.elbo),
+        binned(encoder_steps),
+        ends[1:],
+        trained.snapshots,
+        trained.seconds,
+    )
+
+
+def measured(vae: models.VAE, params: Any, seed: int, test: Any) -> dict[str, float]:
+    """Numbers of `evaluation` on test data, and how long they took."""
+    start = time.perf_counter()
+    likelihood_key, elbo_key, code_key = jax.random.split(jax.random.key(seed + 1000), 3)
+    likelihoods, elbos = [], []
+    for first in range(0, len(test), 1000):
+        part = test[first : first + 1000]
+        part_key = jax.random.fold_in(likelihood_key, first)
+        likelihoods.append(np.asarray(evaluation.log_likelihood(vae, params, part_key, part, NUM_SAMPLES).estimate))
+        part_key = jax.random.fold_in(elbo_key, first)
+        elbos.append(np.asarray(evaluation.elbo(vae, params, part_key, part, 10).estimate))
+    rate = evaluation.rate_distortion(vae, params, jax.random.fold_in(code_key, 0), test, 1)
+    information = evaluation.mutual_information(vae, params, jax.random.fold_in(code_key, 1), test)
+    return {
+        "log p(x)": float(np.concatenate(likelihoods).mean()),
+        "ELBO": float(np.concatenate(elbos).mean()),
+        "KL": float(rate.rate),
+        "mutual information": float(information.estimate),
+        "active units": float(evaluation.active_units(vae, params, test).num_active),
+        "evaluation seconds": time.perf_counter() - start,
+    }
+
+
+UNITS = {"active units": "units", "seconds of training": "s"}
+
+
+def rows_of(name: str, runs: list[dict[str, float]], note: str, known: dict[str, float] | None = None) -> list[Any]:
+    """A line of the table for each quantity: its mean over the runs, with the standard error over them."""
+    rows = []
+    for quantity in runs[0]:
+        if quantity == "evaluation seconds":
+            continue
+        values = [run[quantity] for run in runs]
+        unit = UNITS.get(quantity, "nats")
+        by_seed = "by seed " + ", ".join(f"{value:.4g}" for value in values)
+        exact = (known or {}).get(quantity)
+        rows.append(family.mean_row(name, quantity, values, unit, known=exact, note=f"{note}; {by_seed}"))
+    return rows

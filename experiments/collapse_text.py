@@ -1,0 +1,82 @@
+"""A recurrent VAE that ignores its code, and what makes it listen: `text` of `collapse.py`."""
+
+import collapse_cures
+import collapse_run
+import family
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from vaejax import evaluation, models, sequences
+
+SIZES = {"vocabulary_size": 100, "length": 10}
+NUM_TRAIN, NUM_OTHERS = 8000, 1000
+NUM_NODES = 61  # of quadrature, in each of two dimensions
+NUM_WATCHED = 100  # sequences whose posterior is looked at during training
+
+
+def run(setting: collapse_run.Setting) -> family.Result:
+    """LSTM encoder and decoder on sequences that a known LSTM wrote, under every cure and seed."""
+    generator, truth = sequences.latent_lstm(jax.random.key(0), **SIZES)
+    z, x = sequences.draw(generator, truth, jax.random.key(1), NUM_TRAIN + 2 * NUM_OTHERS)
+    x = np.asarray(x)
+    train, validation, test = np.split(x, [NUM_TRAIN, NUM_TRAIN + NUM_OTHERS])
+    vae = sequences.lstm_vae(**SIZES, latent_dim=2)
+    num_steps = setting.steps(4000)
+    recipe = collapse_cures.Recipe(
+        num_steps=num_steps,
+        batch_size=32,
+        optimizer=optax.chain(optax.clip_by_global_norm(5.0), optax.adam(1e-3)),
+        warmup_steps=max(1, num_steps // 4),
+        free_bits=0.5,
+        max_encoder_steps=30,
+    )
+    exact = evaluation.quadrature_log_likelihood(generator, truth, test, NUM_NODES, bound=6.0)
+    given = np.asarray(generator.decode(truth, z[-NUM_OTHERS:]).log_prob(test))
+    likelihood, information = np.asarray(exact.estimate), given - np.asarray(exact.estimate)
+    note = f"of {len(test):,} sequences of its own, by quadrature, off by less than {float(exact.error.max()):.1g}"
+    rows = [
+        family.mean_row("the generator", "log p(x)", likelihood, "nats", note=note),
+        family.mean_row("the generator", "mutual information", information, "nats", note="E log p(x|z) / p(x)"),
+    ]
+    known = {"log p(x)": float(likelihood.mean()), "mutual information": float(information.mean())}
+    arrays = {"cures": np.array(setting.cures), "known": np.array(list(known.values()))}
+    watched = jnp.asarray(test[:NUM_WATCHED])
+    for cure in setting.cures:
+        runs, outcomes, paths = [], [], []
+        for seed in range(setting.seeds):
+            init_key, key = jax.random.split(jax.random.key(seed))
+            outcome = collapse_cures.train(
+                f"text, {cure}, seed {seed}",
+                cure,
+                vae,
+                recipe,
+                vae.init(init_key),
+                key,
+                train,
+                jnp.asarray(validation[:500]),
+                snapshots_at=(0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.35, 0.5, 0.75, 1),
+            )
+            found = collapse_cures.measured(vae, outcome.params, seed, test)
+            runs.append(found | {"seconds of training": outcome.seconds})
+            outcomes.append(outcome)
+            paths.append([spread(vae, params, watched) for _, params in sorted(outcome.snapshots.items())])
+        rows += collapse_cures.rows_of(cure, runs, collapse_cures.in_words(cure, recipe), known)
+        for name in ("kl", "elbo", "encoder_steps"):
+            arrays[f"{cure}: {name}"] = np.stack([getattr(outcome, name) for outcome in outcomes])
+        arrays[f"{cure}: path"] = np.array(paths)
+        arrays["steps"] = outcomes[0].steps
+    return family.Result(rows, arrays)
+
+
+def spread(vae: models.VAE, params, x: jax.Array) -> tuple[float, float]:
+    """How far the means of the true posteriors p(z|x), and those of q(z|x), lie apart: root mean squares over x.
+
+    Zero for the first where the decoder does not look at its code, for the second where the encoder does not look at x:
+    the two axes of He et al.'s picture.
+    """
+    exact = evaluation.quadrature_posterior(vae, params, x, 41, bound=6.0).mean
+    ours = evaluation.posterior_means(vae, params, x)
+    both = [jnp.sqrt(((means - means.mean(axis=0, keepdims=True)) ** 2).sum(axis=1).mean()) for means in (exact, ours)]
+    return float(both[0]), float(both[1])
