@@ -51,5 +51,5 @@ def run(setting: collapse_run.Setting) -> family.Result:
 
 def independent_pixels(train: np.ndarray, test: np.ndarray) -> float:
     """Log-likelihood of test images under independent pixels, each with the mean of the training images."""
-    means = np.clip(train.mean(axis=0, dtype=np.float64), 1e-3, 1 - 1e-3)
+    means = np.clip(train.mean(axis=0, dtype=np.float64), 1e-4, 1 - 1e-4)
     return float((test * np.log(means) + (1 - test) * np.log1p(-means)).sum(axis=(1, 2)).mean())

@@ -141,9 +141,8 @@ def annealed_log_likelihood(
     _check(vae, params, num_chains, num_temperatures, num_leapfrog, step_size, batch_size)
     models.check_data(vae, params, x)
     path = _Path(vae, initial, num_chains, num_temperatures, num_leapfrog)
-    result = AnnealedLogLikelihood(
-        *_forward(path, batch_size, params, key, jnp.asarray(x), step_size), num_chains, num_temperatures
-    )
+    estimate, error, ess, acceptance = _forward(path, batch_size, params, key, jnp.asarray(x), step_size)
+    result = AnnealedLogLikelihood(estimate, error, ess, acceptance, num_chains, num_temperatures)
     _warn_where_rejected(result.acceptance)
     return result
 

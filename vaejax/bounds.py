@@ -323,8 +323,8 @@ def check_weight(name: str, weight: Weight) -> None:
             raise ValueError(f"{name} must be a number of at least 0 or a function of the step; got {weight!r}")
         return
     for step in (0, *(10**power for power in range(8))):
-        value = weight(jnp.asarray(step))
-        if not isinstance(value, Tracer) and not jnp.all(jnp.asarray(value) >= 0):
+        value = jnp.asarray(weight(jnp.asarray(step)))
+        if not isinstance(value, Tracer) and not (value >= 0).all():
             raise ValueError(
                 f"expected a schedule of weights of at least 0; {name} is {float(value):.4g} at step {step:,}: bound "
                 "it from below, for instance by lambda step: jnp.maximum(schedule(step), 0)"

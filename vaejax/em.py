@@ -242,10 +242,11 @@ def make_variational_em_step(
             )
             return (encoder, others, opt_state), info
 
+        states: Any = state.opt_state
         encoder, others = split_groups(state.params)
-        start = (encoder, others, state.opt_state.encoder)
+        start = (encoder, others, states.encoder)
         (encoder, _, encoder_state), first = lax.scan(e_step, start, jnp.arange(num_e_steps))
-        start = (encoder, others, state.opt_state.others)
+        start = (encoder, others, states.others)
         numbers = num_e_steps + jnp.arange(num_m_steps)
         (_, others, others_state), last = lax.scan(m_step, start, numbers)
         info = GroupInfo(last.bound[-1], last.elbo[-1], last.reconstruction[-1], last.kl[-1], first.bound[0])

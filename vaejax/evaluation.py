@@ -163,6 +163,7 @@ def report(
     """
     monte_carlo.check_count("num_samples", num_samples)
     models.check_data(vae, params, x)
+    x = jnp.asarray(x)
     likelihood_key, elbo_key, rate_key, code_key, image_key = jax.random.split(key, 5)
     likelihoods, elbos = [], []
     for start in range(0, len(x), _PART):

@@ -374,7 +374,10 @@ def _log_likelihoods(
         monte_carlo.check_count("num_samples", number)
     summarize = _summaries(sweep)
     results = _checked_samples(proposal, vae, params, key, x, max(sweep), chunk_size, batch_size, summarize, own)
-    return tuple(LogLikelihood(*result, number) for result, number in zip(results, sweep, strict=True))
+    return tuple(
+        LogLikelihood(bound, error, ess, index, number)
+        for (bound, error, ess, index), number in zip(results, sweep, strict=True)
+    )
 
 
 def _checked_samples(proposal, vae, params, key, x, num_samples, chunk_size, batch_size, summarize, own=None) -> Any:

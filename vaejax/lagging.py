@@ -144,7 +144,7 @@ def make_aggressive_train_step(
             )
         batches = x.reshape(max_encoder_steps + 1, batch_size, *x.shape[1:])
         check_key, key = jax.random.split(key)
-        states = state.opt_state
+        states: Any = state.opt_state
 
         def ascend(group, groups, opt_state, number):
             step_key = jax.random.fold_in(key, number)

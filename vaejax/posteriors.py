@@ -194,8 +194,9 @@ def fit_shared_posterior(
         monte_carlo.check_count(name, number)
     models.check_data(vae, params, x)
     _check_continuous(vae, params)
+    x = jnp.asarray(x)
     settings = (num_steps, min(batch_size, len(x)), learning_rate, eval_samples)
-    mean, log_std, elbo, error = _fit_shared(vae, settings, params, key, jnp.asarray(x))
+    mean, log_std, elbo, error = _fit_shared(vae, settings, params, key, x)
     return FittedPosterior(dist.Normal(mean, jnp.exp(log_std)).to_event(1), elbo, error, num_steps)
 
 
@@ -239,8 +240,11 @@ def inference_gap(
         (likelihood.estimate - best.elbo, likelihood.standard_error, best.standard_error),
         (best.elbo - amortized.estimate, best.standard_error, amortized.standard_error),
     )
-    averages = [importance.average(_Sampled(part, jnp.hypot(*errors))) for part, *errors in parts]
-    return InferenceGap(*averages, importance.average(likelihood), jnp.stack([part for part, *_ in parts]))
+    gap, approximation, amortization = (
+        importance.average(_Sampled(part, jnp.hypot(*errors))) for part, *errors in parts
+    )
+    per_example = jnp.stack([part for part, *_ in parts])
+    return InferenceGap(gap, approximation, amortization, importance.average(likelihood), per_example)
 
 
 class _Sampled(NamedTuple):
@@ -296,7 +300,8 @@ def sample_posterior(
             jit_model_args=True,
         )
         drawn = []
-        for example_key, example in zip(jax.random.split(key, len(x)), jnp.asarray(x), strict=True):
+        x = jnp.asarray(x)
+        for example_key, example in zip(jax.random.split(key, len(x)), x, strict=True):
             chains.run(example_key, params, example)
             drawn.append(np.asarray(chains.get_samples(group_by_chain=True)["z"]))
     z = np.stack(drawn)
@@ -366,7 +371,8 @@ def _fit(vae, settings, params, key, x, mean, log_std):
             gradient = jax.grad(loss)(free, jax.random.fold_in(example_key, number))
             with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of its integer count
                 updates, opt_state = optimizer.update(gradient, opt_state)
-            mean, log_std = optax.apply_updates(free, updates)
+            moved: Any = optax.apply_updates(free, updates)
+            mean, log_std = moved
             return ((mean, jnp.clip(log_std, -LOG_STD_BOUND, LOG_STD_BOUND)), opt_state), None
 
         free = (mean, log_std)
@@ -400,7 +406,8 @@ def _fit_shared(vae, settings, params, key, x):
         gradient = jax.grad(lambda free: -jax.vmap(lambda x, key: log_w(free, x, key))(x[rows], keys).mean())(free)
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of its integer count
             updates, opt_state = optimizer.update(gradient, opt_state)
-        return (optax.apply_updates(free, updates), opt_state), None
+        moved: Any = optax.apply_updates(free, updates)
+        return (moved, opt_state), None
 
     zeros = jnp.zeros(prior.event_shape, jnp.asarray(prior.mean).dtype)
     (free, _), _ = lax.scan(step, ((zeros, zeros), optimizer.init((zeros, zeros))), jnp.arange(num_steps))
@@ -446,7 +453,8 @@ def _fit_on_grid(direction, num_steps, log_density, points, start):
             gradient = jax.grad(lambda raw: reverse((raw[0], triangular(raw[1]))))(raw)
             with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of its integer count
                 updates, opt_state = optimizer.update(gradient, opt_state)
-            return (optax.apply_updates(raw, updates), opt_state), None
+            moved: Any = optax.apply_updates(raw, updates)
+            return (moved, opt_state), None
 
         (raw, _), _ = lax.scan(step, (raw, optimizer.init(raw)), length=num_steps)
         free = (raw[0], triangular(raw[1]))

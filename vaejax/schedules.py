@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from vaejax import monte_carlo
 
-Schedule = Callable[[Array], Array]
+Schedule = Callable[[Array], ArrayLike]
 
 
 def linear_warmup(num_steps: int, start: float = 0.0, end: float = 1.0) -> Schedule:

@@ -75,7 +75,7 @@ class TokenSequences(dist.Distribution):
         """Whole numbers below the size of the vocabulary."""
         return constraints.independent(constraints.integer_interval(0, self.writer.vocabulary_size - 1), 1)
 
-    def sample(self, key: Key[Array, ""], sample_shape: tuple[int, ...] = ()) -> Int[Array, "*shape length"]:
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Int[Array, "*shape length"]:
         """Sequences, (*sample_shape, *batch, length)."""
         shape = (*sample_shape, *self.batch_shape)
         z = jnp.broadcast_to(self.codes, (*shape, self.codes.shape[-1])).reshape(math.prod(shape), -1)
@@ -93,8 +93,9 @@ class TokenSequences(dist.Distribution):
         _, tokens = lax.scan(write, start, jnp.arange(self.writer.length))
         return jnp.moveaxis(tokens, 0, 1).reshape(*shape, self.writer.length)
 
-    def log_prob(self, value: ArrayLike) -> Float[Array, " *shape"]:
+    def log_prob(self, value: ArrayLike, intermediates: Any = None) -> Float[Array, " *shape"]:
         """Log-probability of sequences (*shape, *batch, length), in nats."""
+        del intermediates  # of numpyro's transformed distributions
         value = jnp.asarray(value)
         shape = jnp.broadcast_shapes(value.shape[:-1], self.batch_shape)
         tokens = jnp.broadcast_to(value, (*shape, value.shape[-1])).reshape(math.prod(shape), -1)
