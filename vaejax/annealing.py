@@ -185,7 +185,7 @@ def bidirectional_bounds(
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> params = vae.init(jax.random.key(0))
     >>> bounds = bidirectional_bounds(vae, params, jax.random.key(1), 50, num_temperatures=100)
-    >>> bool(bounds.lower.mean() < bounds.upper.mean() < bounds.lower.mean() + 1)
+    >>> bool(abs(bounds.upper.mean() - bounds.lower.mean()) < 0.1)
     True
 
     Source: Grosse, Ghahramani & Adams 2015, "Sandwiching the marginal likelihood using bidirectional Monte Carlo".
