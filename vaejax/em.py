@@ -214,41 +214,25 @@ def make_variational_em_step(
     def step(state: TrainState, key: Key[Array, ""], batch: Any) -> tuple[TrainState, GroupInfo]:
         (key,) = jax.random.split(key, 1)
 
-        def e_step(carry, number):
-            encoder, others, opt_state = carry
-            encoder, opt_state, info = ascend(
-                objective,
-                encoder_optimizer,
-                (encoder, others),
-                opt_state,
-                0,
-                jax.random.fold_in(key, number),
-                batch,
-                state.step,
-            )
-            return (encoder, others, opt_state), info
+        def climb(group, optimizer, groups, opt_state, numbers):
+            """Steps of one group, the other at rest: both groups, the optimizer's state, and what each step reports."""
 
-        def m_step(carry, number):
-            encoder, others, opt_state = carry
-            others, opt_state, info = ascend(
-                objective,
-                decoder_optimizer,
-                (encoder, others),
-                opt_state,
-                1,
-                jax.random.fold_in(key, number),
-                batch,
-                state.step,
-            )
-            return (encoder, others, opt_state), info
+            def one(carry, number):
+                groups, opt_state = carry
+                step_key = jax.random.fold_in(key, number)
+                moved, opt_state, info = ascend(
+                    objective, optimizer, groups, opt_state, group, step_key, batch, state.step
+                )
+                return ((moved, groups[1]) if group == 0 else (groups[0], moved), opt_state), info
+
+            (groups, opt_state), reports = lax.scan(one, (groups, opt_state), numbers)
+            return groups, opt_state, reports
 
         states: Any = state.opt_state
-        encoder, others = split_groups(state.params)
-        start = (encoder, others, states.encoder)
-        (encoder, _, encoder_state), first = lax.scan(e_step, start, jnp.arange(num_e_steps))
-        start = (encoder, others, states.others)
-        numbers = num_e_steps + jnp.arange(num_m_steps)
-        (_, others, others_state), last = lax.scan(m_step, start, numbers)
+        e_numbers, m_numbers = jnp.arange(num_e_steps), num_e_steps + jnp.arange(num_m_steps)
+        groups = split_groups(state.params)
+        groups, encoder_state, first = climb(0, encoder_optimizer, groups, states.encoder, e_numbers)
+        (encoder, others), others_state, last = climb(1, decoder_optimizer, groups, states.others, m_numbers)
         info = GroupInfo(last.bound[-1], last.elbo[-1], last.reconstruction[-1], last.kl[-1], first.bound[0])
         params = {**others, "encoder": encoder}
         return TrainState(params, GroupStates(encoder_state, others_state), state.step + 1), info
