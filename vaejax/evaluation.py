@@ -175,7 +175,6 @@ def report(
             results.append(function(vae, params, jax.random.fold_in(part_key, start), part, number))
         progress(len(part))
     likelihood, bound = (jax.tree.map(_joined, *results) for results in (likelihoods, elbos))
-    importance.warn_where_not_trustworthy(likelihood, "q(z|x)")
     categorical = isinstance(distributions.without_wrappers(vae.prior(params)), dist.CategoricalLogits)
     return Report(
         log_likelihood=average(likelihood),
