@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vaejax import models
+from vaejax import evaluation, models
 
 
 def run(setting: collapse_run.Setting) -> family.Result:
@@ -25,7 +25,7 @@ def run(setting: collapse_run.Setting) -> family.Result:
         free_bits=0.1,
         max_encoder_steps=10,
     )
-    baseline = independent_pixels(setting.train, setting.test)
+    baseline = float(evaluation.independent_log_likelihood(setting.train, setting.test).mean())
     note = "each pixel a coin of its own, as often 1 as in the training images"
     rows = [family.row("independent pixels", "log p(x)", baseline, "nats", note=note)]
     arrays = {"cures": np.array(setting.cures), "baseline": np.array(baseline)}
@@ -47,9 +47,3 @@ def run(setting: collapse_run.Setting) -> family.Result:
         arrays[f"{cure}: log_likelihood"] = np.array([found["log p(x)"] for found in runs])
         arrays["steps"] = outcomes[0].steps
     return family.Result(rows, arrays)
-
-
-def independent_pixels(train: np.ndarray, test: np.ndarray) -> float:
-    """Log-likelihood of test images under independent pixels, each with the mean of the training images."""
-    means = np.clip(train.mean(axis=0, dtype=np.float64), 1e-4, 1 - 1e-4)
-    return float((test * np.log(means) + (1 - test) * np.log1p(-means)).sum(axis=(1, 2)).mean())

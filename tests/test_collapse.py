@@ -91,22 +91,6 @@ def test_cures_change_the_objective_and_nothing_else(cli):
     assert freed == pytest.approx(float(info.reconstruction) - 2 * 2.0, rel=1e-5)
 
 
-def test_independent_pixels(cli):
-    import collapse_trap
-
-    train = np.array([[[1, 0]], [[1, 1]], [[1, 0]], [[1, 0]]])
-    expected = np.log(0.9999) + np.log(0.25)
-    assert collapse_trap.independent_pixels(train, train[1:2]) == pytest.approx(expected)
-
-
-def test_independent_pixels_of_mnist(cli, shared_data):
-    import collapse_trap
-
-    with np.load(shared_data / "binarized_mnist" / "binarized_mnist_larochelle.npz") as packed:
-        train, test = (np.unpackbits(packed[name], axis=1, count=784).reshape(-1, 28, 28) for name in ("train", "test"))
-    assert collapse_trap.independent_pixels(train, test) == pytest.approx(-205.80, abs=0.01)
-
-
 def test_grey_images_are_binarized_once(cli):
     collapse, collapse_run = cli
     setting = collapse_run.setting_of(collapse.parse([]))

@@ -102,3 +102,22 @@ def test_the_posterior_by_quadrature_is_the_closed_form(latent_dim, x64):
     covariance = np.linalg.inv(np.eye(latent_dim) + W @ W.T / s**2)
     np.testing.assert_allclose(result.mean, (np.asarray(x) - b) @ W.T @ covariance / s**2, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(result.covariance, np.broadcast_to(covariance, result.covariance.shape), rtol=1e-8)
+
+
+def test_independent_numbers_by_hand():
+    train = np.array([[[1, 0]], [[1, 1]], [[1, 0]], [[1, 0]]])
+    found = evaluation.independent_log_likelihood(train, train[1:3])
+    np.testing.assert_allclose(found, np.log(0.9999) + np.log([0.25, 0.75]), rtol=1e-5)
+
+
+def test_independent_pixels_of_mnist(shared_data):
+    with np.load(shared_data / "binarized_mnist" / "binarized_mnist_larochelle.npz") as packed:
+        train, test = (np.unpackbits(packed[name], axis=1, count=784).reshape(-1, 28, 28) for name in ("train", "test"))
+    assert evaluation.independent_log_likelihood(train, test).mean() == pytest.approx(-205.80, abs=0.01)
+
+
+def test_independent_numbers_refuse_what_is_not_binary():
+    with pytest.raises(ValueError, match=r"expected binary data; came other values"):
+        evaluation.independent_log_likelihood(jnp.ones((3, 2)), 0.5 * jnp.ones((3, 2)))
+    with pytest.raises(ValueError, match=r"of one shape.*; came \(3, 2\) and \(3, 3\)"):
+        evaluation.independent_log_likelihood(jnp.ones((3, 2)), jnp.ones((3, 3)))

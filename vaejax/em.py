@@ -214,28 +214,30 @@ def make_variational_em_step(
     def step(state: TrainState, key: Key[Array, ""], batch: Any) -> tuple[TrainState, GroupInfo]:
         (key,) = jax.random.split(key, 1)
 
-        def climb(group, optimizer, groups, opt_state, numbers):
-            """Steps of one group, the other at rest: both groups, the optimizer's state, and what each step reports."""
+        def climb(whole, optimizer, group, opt_state, numbers):
+            """Steps of a group, which `whole` completes: the group, the optimizer's state, what each step reports."""
 
             def one(carry, number):
-                groups, opt_state = carry
                 step_key = jax.random.fold_in(key, number)
-                moved, opt_state, info = ascend(
-                    objective, optimizer, groups, opt_state, group, step_key, batch, state.step
+                group, opt_state, info = training.ascend(
+                    lambda group: objective(whole(group), step_key, batch, step=state.step), optimizer, *carry
                 )
-                return ((moved, groups[1]) if group == 0 else (groups[0], moved), opt_state), info
+                return (group, opt_state), info
 
-            (groups, opt_state), reports = lax.scan(one, (groups, opt_state), numbers)
-            return groups, opt_state, reports
+            (group, opt_state), reports = lax.scan(one, (group, opt_state), numbers)
+            return group, opt_state, reports
 
         states: Any = state.opt_state
         e_numbers, m_numbers = jnp.arange(num_e_steps), num_e_steps + jnp.arange(num_m_steps)
-        groups = split_groups(state.params)
-        groups, encoder_state, first = climb(0, encoder_optimizer, groups, states.encoder, e_numbers)
-        (encoder, others), others_state, last = climb(1, decoder_optimizer, groups, states.others, m_numbers)
+        encoder, others = split_groups(state.params)
+        encoder, encoder_state, first = climb(
+            lambda encoder: joined(encoder, others), encoder_optimizer, encoder, states.encoder, e_numbers
+        )
+        others, others_state, last = climb(
+            lambda others: joined(encoder, others), decoder_optimizer, others, states.others, m_numbers
+        )
         info = GroupInfo(last.bound[-1], last.elbo[-1], last.reconstruction[-1], last.kl[-1], first.bound[0])
-        params = {**others, "encoder": encoder}
-        return TrainState(params, GroupStates(encoder_state, others_state), state.step + 1), info
+        return TrainState(joined(encoder, others), GroupStates(encoder_state, others_state), state.step + 1), info
 
     return step
 
@@ -245,39 +247,9 @@ def split_groups(params: Params) -> tuple[Params, Params]:
     return params["encoder"], {name: part for name, part in params.items() if name != "encoder"}
 
 
-def ascend(
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
-    groups: tuple[Params, Params],
-    opt_state: Any,
-    group: int,
-    key: Key[Array, ""],
-    batch: Any,
-    step: Array,
-) -> tuple[Params, Any, Any]:
-    """One gradient step of one of the two `groups`: its new parameters, the optimizer's state and the scalars reported.
-
-    Args:
-        objective: what is maximised.
-        optimizer: of the group.
-        groups: the encoder's parameters and all others, as `split_groups` gives them.
-        opt_state: the optimizer's.
-        group: 0 for the encoder, 1 for the others.
-        key: consumed.
-        batch: of data.
-        step: that the objective's schedules see.
-    """
-
-    def value(own):
-        encoder, others = (own, groups[1]) if group == 0 else (groups[0], own)
-        return objective({**others, "encoder": encoder}, key, batch, step=step)
-
-    own = groups[group]
-    grads, info = jax.grad(value, has_aux=True)(own)
-    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of its integer count
-        updates, opt_state = optimizer.update(jax.tree.map(jnp.negative, grads), opt_state, own)
-    moved: Any = optax.apply_updates(own, updates)
-    return moved, opt_state, info
+def joined(encoder: Params, others: Params) -> Params:
+    """The parameters that `split_groups` took apart."""
+    return {**others, "encoder": encoder}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -27,6 +27,7 @@ from vaejax.distributions import Params
 from vaejax.exact import (
     GridPosterior,
     Quadrature,
+    independent_log_likelihood,
     linear_log_likelihood,
     quadrature_log_likelihood,
     quadrature_posterior,
@@ -81,6 +82,7 @@ __all__ = [
     "elbo",
     "encoder_density",
     "in_words",
+    "independent_log_likelihood",
     "is_trustworthy",
     "linear_log_likelihood",
     "log_likelihood",

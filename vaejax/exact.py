@@ -76,6 +76,32 @@ def linear_log_likelihood(vae: VAE, params: Params, x: ArrayLike) -> Float[Array
     return (-0.5 * (distance + log_determinant + offset.size * math.log(2 * math.pi))).reshape(batch_shape)
 
 
+def independent_log_likelihood(train: ArrayLike, x: ArrayLike) -> Float[Array, " n"]:
+    """Log p(x) of the best model of binary data without a code, each number a coin of its own; in nats per example.
+
+    What a Bernoulli decoder falls back to that ignores its code: a VAE that is not above it has learned nothing.
+
+    Args:
+        train: binary, (m, *data_shape); its means are the coins, kept 1e-4 away from 0 and 1.
+        x: likewise, (n, *data_shape).
+
+    Raises:
+        ValueError: if the data are not binary, or of different shapes.
+
+    >>> independent_log_likelihood(jnp.array([[0.0], [1.0]]), jnp.ones((3, 1))).round(4)
+    Array([-0.6931, -0.6931, -0.6931], dtype=float32)
+    """
+    train, x = (jnp.asarray(data, jnp.result_type(float)) for data in (train, x))
+    if train.shape[1:] != x.shape[1:] or not len(train):
+        raise ValueError(f"expected data of one shape, (n, *data_shape); came {train.shape} and {x.shape}")
+    for data in (train, x):
+        if not isinstance(data, Tracer) and not ((data == 0) | (data == 1)).all():
+            raise ValueError("expected binary data; came other values than 0 and 1: data.binarize_dynamic draws them")
+    coins = jnp.clip(train.mean(axis=0, keepdims=True), 1e-4, 1 - 1e-4)
+    terms = x * jnp.log(coins) + (1 - x) * jnp.log1p(-coins)
+    return terms.reshape(len(x), -1).sum(axis=1)
+
+
 def linear_decoder(vae: VAE, params: Params) -> tuple[Float[Array, "k d"], Float[Array, " d"], Float[Array, " d"]]:
     """W, b and the standard deviations of p(x|z) = N(z W + b, diag(std^2)) of a linear VAE, data flattened.
 

@@ -1,8 +1,10 @@
 """What is done with q besides one gradient step: inference for each example, EM, aggressive training of the encoder.
 
-The public face of three rooms: `posteriors`, `em` and `lagging`.
+The public face of five rooms: `posteriors`, `chains`, `divergences`, `em` and `lagging`.
 """
 
+from vaejax.chains import PosteriorSample, sample_posterior
+from vaejax.divergences import GridGaussian, fit_gaussian_on_grid
 from vaejax.em import (
     EMInfo,
     GroupInfo,
@@ -17,14 +19,10 @@ from vaejax.em import (
 from vaejax.lagging import LaggingInfo, LaggingStates, init_lagging, make_aggressive_train_step
 from vaejax.posteriors import (
     FittedPosterior,
-    GridGaussian,
     InferenceGap,
-    PosteriorSample,
-    fit_gaussian_on_grid,
     fit_posterior,
     fit_shared_posterior,
     inference_gap,
-    sample_posterior,
 )
 
 __all__ = [

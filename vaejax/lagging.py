@@ -13,7 +13,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
-from vaejax import em, monte_carlo, representation
+from vaejax import em, monte_carlo, representation, training
 from vaejax.distributions import Params
 from vaejax.models import VAE
 from vaejax.objectives import Objective
@@ -133,7 +133,6 @@ def make_aggressive_train_step(
     validation = jnp.asarray(validation)
     if len(validation) < 2:
         raise ValueError(f"expected at least two validation examples, for a mutual information; came {len(validation)}")
-    optimizers = (encoder_optimizer, decoder_optimizer)
 
     def step(state: TrainState, key: Key[Array, ""], batch: ArrayLike) -> tuple[TrainState, LaggingInfo]:
         x = jnp.asarray(batch)
@@ -146,15 +145,21 @@ def make_aggressive_train_step(
         check_key, key = jax.random.split(key)
         states: Any = state.opt_state
 
-        def ascend(group, groups, opt_state, number):
+        def value(encoder, others, number):
+            """Of the objective on batch `number`."""
             step_key = jax.random.fold_in(key, number)
             rows = batches[number]
             if prepare is not None:
                 prepare_key, step_key = jax.random.split(step_key)
                 rows = prepare(prepare_key, rows)
-            return em.ascend(objective, optimizers[group], groups, opt_state, group, step_key, rows, state.step)
+            return objective(em.joined(encoder, others), step_key, rows, step=state.step)
 
         encoder, others = em.split_groups(state.params)
+
+        def raise_encoder(encoder, opt_state, number):
+            return training.ascend(
+                lambda encoder: value(encoder, others, number), encoder_optimizer, encoder, opt_state
+            )
 
         def unconverged(carry):
             _, _, number, sums, before = carry
@@ -166,7 +171,7 @@ def make_aggressive_train_step(
             encoder, opt_state, number, sums, before = carry
             at_look = (number > 0) & (number % window == 0)
             sums, before = jnp.where(at_look, 0.0, sums), jnp.where(at_look, sums, before)
-            encoder, opt_state, info = ascend(0, (encoder, others), opt_state, number + 1)
+            encoder, opt_state, info = raise_encoder(encoder, opt_state, number + 1)
             return encoder, opt_state, number + 1, sums + info.bound, before
 
         nothing = jnp.asarray(-jnp.inf, jnp.float32)
@@ -176,13 +181,15 @@ def make_aggressive_train_step(
             unconverged, encoder_step, (*start[:2], start[2] + usual, *start[3:])
         )
         number = number - usual
-        moved, others_state, info = ascend(1, (encoder, others), states.others, 0)
+        moved, others_state, info = training.ascend(
+            lambda others: value(encoder, others, 0), decoder_optimizer, others, states.others
+        )
         encoder, encoder_state = lax.cond(
             states.aggressive,
             lambda: (encoder, encoder_state),
-            lambda: ascend(0, (encoder, others), encoder_state, 0)[:2],
+            lambda: raise_encoder(encoder, encoder_state, 0)[:2],
         )
-        params = {**moved, "encoder": encoder}
+        params = em.joined(encoder, moved)
 
         def look(states):
             found = representation.mutual_information_of(vae, params, check_key, validation).astype(jnp.float32)

@@ -1,21 +1,17 @@
-"""What q(z|x) could be: fitted for each example, one for all, by Markov chains; and what the encoder's lacks to it."""
+"""What q(z|x) could be: fitted for each example, or one for all; and what the encoder's lacks to it."""
 
 import functools
 import math
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import numpyro
 import numpyro.distributions as dist
 import optax
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Key
-from numpyro.diagnostics import split_gelman_rubin
-from numpyro.infer import MCMC, NUTS
 
-from vaejax import distributions, importance, models, monte_carlo
+from vaejax import distributions, importance, models, monte_carlo, training
 from vaejax.distributions import LOG_STD_BOUND, Params
 from vaejax.models import VAE
 
@@ -54,38 +50,6 @@ class InferenceGap(NamedTuple):
     amortization: importance.Average
     log_likelihood: importance.Average
     per_example: Float[Array, "3 n"]
-
-
-class PosteriorSample(NamedTuple):
-    """Samples of the true posterior p(z|x) by the No-U-Turn sampler.
-
-    Attributes:
-        z: (*batch, num_chains, num_samples, latent_dim)
-        mean: over all chains. (*batch, latent_dim)
-        std: over all chains. (*batch, latent_dim)
-        r_hat: split R-hat of each unit; near 1 where the chains agree. (*batch, latent_dim)
-    """
-
-    z: Float[Array, "*batch chains samples latent_dim"]
-    mean: Float[Array, "*batch latent_dim"]
-    std: Float[Array, "*batch latent_dim"]
-    r_hat: Float[Array, "*batch latent_dim"]
-
-
-class GridGaussian(NamedTuple):
-    """The Gaussian nearest to a density on a grid, and both divergences from it, in nats.
-
-    Attributes:
-        mean: (d,)
-        covariance: (d, d)
-        reverse_kl: KL(q || p). ()
-        forward_kl: KL(p || q). ()
-    """
-
-    mean: Float[Array, " d"]
-    covariance: Float[Array, "d d"]
-    reverse_kl: Float[Array, ""]
-    forward_kl: Float[Array, ""]
 
 
 def fit_posterior(
@@ -142,7 +106,7 @@ def fit_posterior(
         raise ValueError(f"learning_rate must be a positive number; got {learning_rate!r}")
     models.check_data(vae, params, x)
     x = jnp.asarray(x)
-    _check_continuous(vae, params)
+    check_continuous(vae, params)
     encoded = vae.encode(params, x)
     start = encoded if start is None else start
     if not isinstance(distributions.without_wrappers(start), dist.Normal):
@@ -193,7 +157,7 @@ def fit_shared_posterior(
     for name, number in counts.items():
         monte_carlo.check_count(name, number)
     models.check_data(vae, params, x)
-    _check_continuous(vae, params)
+    check_continuous(vae, params)
     x = jnp.asarray(x)
     settings = (num_steps, min(batch_size, len(x)), learning_rate, eval_samples)
     mean, log_std, elbo, error = _fit_shared(vae, settings, params, key, x)
@@ -252,97 +216,6 @@ class _Sampled(NamedTuple):
     standard_error: Array
 
 
-def sample_posterior(
-    vae: VAE,
-    params: Params,
-    key: Key[Array, ""],
-    x: ArrayLike,
-    *,
-    num_chains: int = 4,
-    num_warmup: int = 500,
-    num_samples: int = 1000,
-) -> PosteriorSample:
-    """The posterior itself, by numpyro's No-U-Turn sampler: asymptotically exact, and thousands of times dearer than q.
-
-    Args:
-        vae: the model, with a continuous code.
-        params: its parameters.
-        key: consumed.
-        x: data, (n, *data_shape); the chains of one example after those of another, in one compiled program.
-        num_chains: for each example, side by side.
-        num_warmup: steps that adapt step size and mass, and are thrown away.
-        num_samples: of each chain.
-
-    Raises:
-        ValueError: if a number is not a positive integer, the code is discrete, or x is refused by `models.check_data`.
-
-    Source: Hoffman & Gelman 2014, "The No-U-Turn sampler".
-    """
-    counts = {"num_chains": num_chains, "num_warmup": num_warmup, "num_samples": num_samples}
-    for name, number in counts.items():
-        monte_carlo.check_count(name, number)
-    models.check_data(vae, params, x)
-    _check_continuous(vae, params)
-
-    def model(params, x):
-        z = numpyro.sample("z", vae.prior(params))
-        numpyro.factor("log_likelihood", distributions.data_log_prob(vae.decode(params, z), x))
-
-    # Inside numpyro 0.22, which also uses one key for several things.
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
-        chains = MCMC(
-            NUTS(model),
-            num_warmup=num_warmup,
-            num_samples=num_samples,
-            num_chains=num_chains,
-            chain_method="vectorized",
-            progress_bar=False,
-            jit_model_args=True,
-        )
-        drawn = []
-        x = jnp.asarray(x)
-        for example_key, example in zip(jax.random.split(key, len(x)), x, strict=True):
-            chains.run(example_key, params, example)
-            drawn.append(np.asarray(chains.get_samples(group_by_chain=True)["z"]))
-    z = np.stack(drawn)
-    r_hat = np.stack([split_gelman_rubin(each) for each in z])
-    return PosteriorSample(*(jnp.asarray(array) for array in (z, z.mean(axis=(1, 2)), z.std(axis=(1, 2)), r_hat)))
-
-
-def fit_gaussian_on_grid(
-    log_density: ArrayLike,
-    points: ArrayLike,
-    direction: Literal["reverse", "forward"],
-    *,
-    start: ArrayLike | None = None,
-    num_steps: int = 2000,
-) -> GridGaussian:
-    """The Gaussian q nearest to a density p that is given on a grid of points of equal volumes.
-
-    KL(q || p) is infinite where q is and p is not: its minimum seeks a mode. KL(p || q) is large where p is and q is
-    not: its minimum covers the mass, and is the Gaussian with the mean and covariance of p.
-
-    Args:
-        log_density: of p, up to a constant, (m,).
-        points: (m, d), a grid that holds p and q.
-        direction: "reverse" minimises KL(q || p), by gradient descent; "forward" KL(p || q), in closed form.
-        start: mean from which the descent starts; by default the mean of p. (d,)
-        num_steps: of the descent.
-
-    Raises:
-        ValueError: if the shapes do not go together, or the direction is unknown.
-    """
-    if direction not in ("reverse", "forward"):
-        raise ValueError(f"direction must be 'reverse' or 'forward'; got {direction!r}")
-    log_density, points = jnp.asarray(log_density), jnp.asarray(points)
-    if points.ndim != 2 or log_density.shape != points.shape[:1]:
-        raise ValueError(
-            f"expected m densities and m points of shape (m, d); came {log_density.shape} and {points.shape}"
-        )
-    start = None if start is None else jnp.asarray(start, points.dtype)
-    return GridGaussian(*_fit_on_grid(direction, num_steps, log_density, points, start))
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _fit(vae, settings, params, key, x, mean, log_std):
     num_steps, num_samples, learning_rate, eval_samples, batch_size = settings
@@ -362,17 +235,16 @@ def _fit(vae, settings, params, key, x, mean, log_std):
             likelihood = distributions.data_log_prob(vae.decode(params, z), x)
             return likelihood + distributions.log_prob(prior, z) - distributions.log_prob(at_rest, z)
 
-        def loss(free, key):
+        def elbo(free, key):
             detached = lax.stop_gradient(free)
-            return -monte_carlo.over_samples(lambda key: log_w(free, detached, key), key, num_samples).mean()
+            return monte_carlo.over_samples(lambda key: log_w(free, detached, key), key, num_samples).mean()
 
         def step(carry, number):
             free, opt_state = carry
-            gradient = jax.grad(loss)(free, jax.random.fold_in(example_key, number))
-            with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of its integer count
-                updates, opt_state = optimizer.update(gradient, opt_state)
-            moved: Any = optax.apply_updates(free, updates)
-            mean, log_std = moved
+            step_key = jax.random.fold_in(example_key, number)
+            (mean, log_std), opt_state, _ = training.ascend(
+                lambda free: (elbo(free, step_key), None), optimizer, free, opt_state
+            )
             return ((mean, jnp.clip(log_std, -LOG_STD_BOUND, LOG_STD_BOUND)), opt_state), None
 
         free = (mean, log_std)
@@ -403,11 +275,11 @@ def _fit_shared(vae, settings, params, key, x):
         rows_key, noise_key = jax.random.split(jax.random.fold_in(fit_key, number))
         rows = jax.random.choice(rows_key, len(x), (batch_size,), replace=False)
         keys = jax.random.split(noise_key, batch_size)
-        gradient = jax.grad(lambda free: -jax.vmap(lambda x, key: log_w(free, x, key))(x[rows], keys).mean())(free)
-        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of its integer count
-            updates, opt_state = optimizer.update(gradient, opt_state)
-        moved: Any = optax.apply_updates(free, updates)
-        return (moved, opt_state), None
+
+        def elbo(free):
+            return jax.vmap(lambda x, key: log_w(free, x, key))(x[rows], keys).mean(), None
+
+        return training.ascend(elbo, optimizer, free, opt_state)[:2], None
 
     zeros = jnp.zeros(prior.event_shape, jnp.asarray(prior.mean).dtype)
     (free, _), _ = lax.scan(step, ((zeros, zeros), optimizer.init((zeros, zeros))), jnp.arange(num_steps))
@@ -421,56 +293,19 @@ def _fit_shared(vae, settings, params, key, x):
     return (*free, *monte_carlo.over_examples(evaluate, (jnp.arange(len(x)), x), 100))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _fit_on_grid(direction, num_steps, log_density, points, start):
-    log_p = jax.nn.log_softmax(log_density)  # probabilities of the cells
-    p = jnp.exp(log_p)
-    mean = p @ points
-    centred = points - mean[None]
-    covariance = (p[:, None] * centred).T @ centred
-
-    def log_cells(free):
-        place, factor = free
-        whitened = jax.scipy.linalg.solve_triangular(factor, (points - place[None]).T, lower=True)
-        return jax.nn.log_softmax(-0.5 * (whitened**2).sum(axis=0))
-
-    def triangular(raw):
-        return jnp.tril(raw, -1) + jnp.diag(jnp.exp(jnp.diagonal(raw)))
-
-    def reverse(free):
-        log_q = log_cells(free)
-        return (jnp.exp(log_q) * (log_q - log_p)).sum()
-
-    free = (mean, jnp.linalg.cholesky(covariance))
-    if direction == "reverse":
-        first = mean if start is None else start
-        factor = 0.3 * free[1]  # narrow, so that of several modes the nearest is found and not the middle
-        raw = (first, jnp.tril(factor, -1) + jnp.diag(jnp.log(jnp.diagonal(factor))))
-        optimizer = optax.adam(optax.cosine_decay_schedule(0.05, num_steps))
-
-        def step(carry, _):
-            raw, opt_state = carry
-            gradient = jax.grad(lambda raw: reverse((raw[0], triangular(raw[1]))))(raw)
-            with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of its integer count
-                updates, opt_state = optimizer.update(gradient, opt_state)
-            moved: Any = optax.apply_updates(raw, updates)
-            return (moved, opt_state), None
-
-        (raw, _), _ = lax.scan(step, (raw, optimizer.init(raw)), length=num_steps)
-        free = (raw[0], triangular(raw[1]))
-    log_q = log_cells(free)
-    forward = jnp.where(p > 0, p * (log_p - log_q), 0).sum()
-    return free[0], free[1] @ free[1].T, reverse(free), forward
-
-
 def _mean_and_error(terms: Float[Array, " n"]) -> tuple[Array, Array]:
     number = terms.shape[0]
     error = terms.std(ddof=1) / math.sqrt(number) if number > 1 else jnp.full_like(terms[0], math.nan)
     return terms.mean(), error
 
 
-def _check_continuous(vae: VAE, params: Params) -> None:
-    prior: Any = vae.prior(params)
+def check_continuous(vae: VAE, params: Params) -> None:
+    """Refuse a discrete code.
+
+    Raises:
+        ValueError: if the prior is discrete.
+    """
+    prior = vae.prior(params)
     if prior.is_discrete:
         raise ValueError(
             f"expected a continuous code; came a discrete one, {distributions.name_of(prior)}: its posterior can be "

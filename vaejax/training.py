@@ -73,13 +73,33 @@ def make_train_step(
         if prepare is not None:
             prepare_key, key = jax.random.split(key)
             batch = prepare(prepare_key, batch)
-        grads, info = jax.grad(objective, has_aux=True)(state.params, key, batch, step=state.step)
-        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of its integer count
-            updates, opt_state = optimizer.update(jax.tree.map(jnp.negative, grads), state.opt_state, state.params)
-        params: Any = optax.apply_updates(state.params, updates)
+        params, opt_state, info = ascend(
+            lambda params: objective(params, key, batch, step=state.step), optimizer, state.params, state.opt_state
+        )
         return TrainState(params, opt_state, state.step + 1), info
 
     return step
+
+
+def ascend(
+    value: Callable[[Any], tuple[Array, Any]],
+    optimizer: optax.GradientTransformation,
+    params: Any,
+    opt_state: optax.OptState,
+) -> tuple[Any, optax.OptState, Any]:
+    """One gradient step uphill: the parameters, the optimizer's state, and what `value` reports beside its value.
+
+    Args:
+        value: `params -> (value, aux)`, to be maximised; of a group of parameters, a closure over the others.
+        optimizer: which minimises, as optax's do, and so is given the gradient's negative.
+        params: any tree, of which the gradient is taken.
+        opt_state: the optimizer's.
+    """
+    grads, aux = jax.grad(value, has_aux=True)(params)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of its integer count
+        updates, opt_state = optimizer.update(jax.tree.map(jnp.negative, grads), opt_state, params)
+    moved: Any = optax.apply_updates(params, updates)
+    return moved, opt_state, aux
 
 
 def fit(
