@@ -2,13 +2,16 @@
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import collapse_run
 import family
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+import run_folder
 
 from vaejax import evaluation, inference, models, objectives, training
 
@@ -162,6 +165,83 @@ def measured(
         "active units": float(evaluation.active_units(vae, params, test).num_active),
         "evaluation seconds": time.perf_counter() - start,
     }
+
+
+class Splits(NamedTuple):
+    """What a model is trained, watched and measured on.
+
+    Attributes:
+        train: examples.
+        validation: of which aggressive training looks at the mutual information.
+        test: of which nothing is chosen by.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def compare(
+    part: str,
+    setting: collapse_run.Setting,
+    vae: models.VAE,
+    recipe: Recipe,
+    splits: Splits,
+    init: Callable[[jax.Array], Any],
+    *,
+    log_likelihood: Callable[..., np.ndarray] = sampled,
+    known: dict[str, float] | None = None,
+    watch: Callable[[Any], Any] | None = None,
+    watched_at: Sequence[float] = (),
+) -> tuple[list[Any], dict[str, np.ndarray]]:
+    """Train and measure under every cure of the setting, from as many starts as it has seeds.
+
+    Each run leaves its numbers in `runs` in the folder as soon as it is done, and is not run again.
+
+    Args:
+        part: of `collapse.py`.
+        setting: cures, seeds and folder.
+        vae: the model.
+        recipe: how it is trained.
+        splits: data.
+        init: `key -> params`, a start.
+        log_likelihood: takes what `sampled` takes.
+        known: exact numbers by quantity, for the table.
+        watch: `params -> numbers`, of the parameters on the way.
+        watched_at: fractions of the run.
+
+    Returns:
+        Rows of the table; and arrays, each of all seeds, by cure and name.
+    """
+    rows, arrays = [], {"cures": np.array(setting.cures)}
+    for cure in setting.cures:
+        runs = []
+        for seed in range(setting.seeds):
+            path = setting.folder / "runs" / f"{part}-{cure.replace(' ', '-')}-{seed}.npz"
+            if not path.exists():
+                init_key, key = jax.random.split(jax.random.key(seed))
+                what, start = f"{part}, {cure}, seed {seed}", init(init_key)
+                validation = jnp.asarray(splits.validation[:500])
+                outcome = train(what, cure, vae, recipe, start, key, splits.train, validation, snapshots_at=watched_at)
+                found = measured(vae, outcome.params, seed, splits.test, log_likelihood)
+                found["seconds of training"] = outcome.seconds
+                left = {"kl": outcome.kl, "elbo": outcome.elbo, "encoder_steps": outcome.encoder_steps}
+                if watch is not None:
+                    left["watched"] = np.array([watch(params) for _, params in sorted(outcome.snapshots.items())])
+                quantities = {f"found: {name}": np.array(value) for name, value in found.items()}
+                run_folder.write_arrays(path, steps=outcome.steps, **left, **quantities)
+            with np.load(path) as saved:
+                runs.append(dict(saved))
+        numbers = [
+            {name.removeprefix("found: "): float(value) for name, value in run.items() if name.startswith("found: ")}
+            for run in runs
+        ]
+        rows += rows_of(cure, numbers, in_words(cure, recipe), known)
+        arrays["steps"] = runs[0]["steps"]
+        for name in runs[0]:
+            if name != "steps":
+                arrays[f"{cure}: {name.removeprefix('found: ')}"] = np.stack([run[name] for run in runs])
+    return rows, arrays
 
 
 UNITS = {"active units": "units", "seconds of training": "s"}

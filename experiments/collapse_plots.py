@@ -17,7 +17,7 @@ def trap(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
     for i, cure in enumerate(arrays["cures"]):
         for axis, what in ((axes[0], "kl"), (axes[1], "elbo")):
             band(axis, arrays["steps"], arrays[f"{cure}: {what}"], f"C{i}", cure)
-        values = arrays[f"{cure}: log_likelihood"]
+        values = arrays[f"{cure}: log p(x)"]
         axes[2].plot([i] * len(values), values, "o", color=f"C{i}", alpha=0.7)
     axes[0].set(xlabel="step", ylabel="KL(q(z|x) || p(z)), nats per example", title="Does the code say anything?")
     lowest = float(arrays["baseline"])
@@ -37,7 +37,7 @@ def text(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
     _, information = arrays["known"]
     for i, cure in enumerate(arrays["cures"]):
         band(axes[0], arrays["steps"], arrays[f"{cure}: kl"], f"C{i}", cure)
-        for j, path in enumerate(arrays[f"{cure}: path"]):
+        for j, path in enumerate(arrays[f"{cure}: watched"]):
             axes[2].plot(*path.T, color=f"C{i}", marker=".", alpha=0.7, label=cure if j == 0 else None)
             axes[2].plot(*path[-1], color=f"C{i}", marker="*", markersize=10)
         if arrays[f"{cure}: encoder_steps"].max() > 1:

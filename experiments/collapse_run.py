@@ -1,6 +1,7 @@
 """What `collapse.py` runs: its parts, and the data that they work on."""
 
 import math
+import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ class Setting(NamedTuple):
         cures: that are compared.
         seeds: runs of each model.
         effort: factor of every number of training steps.
+        folder: of the run, where each training run that is done leaves its numbers.
     """
 
     train: np.ndarray
@@ -46,6 +48,7 @@ class Setting(NamedTuple):
     cures: tuple[str, ...]
     seeds: int
     effort: float
+    folder: pathlib.Path
 
     @property
     def small(self) -> bool:
@@ -66,8 +69,12 @@ def run(config: collapse.Config) -> None:
     part_runs.run(config, f"collapse-{config.dataset}", PARTS, setting_of, draw)
 
 
-def setting_of(config: collapse.Config) -> Setting:
+def setting_of(config: collapse.Config, folder: pathlib.Path) -> Setting:
     """The data; grey images are binarized once, with a fixed key, so that all models are trained on the same ones.
+
+    Args:
+        config: options of the command.
+        folder: of the run.
 
     Raises:
         ValueError: if the images are not grey.
@@ -87,6 +94,7 @@ def setting_of(config: collapse.Config) -> Setting:
         cures=config.cures,
         seeds=config.seeds,
         effort=config.effort,
+        folder=folder,
     )
 
 

@@ -46,33 +46,20 @@ def run(setting: collapse_run.Setting) -> family.Result:
         family.mean_row("the generator", "mutual information", information, "nats", note="E log p(x|z) / p(x)"),
     ]
     known = {"log p(x)": float(likelihood.mean()), "mutual information": float(information.mean())}
-    arrays = {"cures": np.array(setting.cures), "known": np.array(list(known.values()))}
     watched = jnp.asarray(test[:NUM_WATCHED])
-    for cure in setting.cures:
-        runs, outcomes, paths = [], [], []
-        for seed in range(setting.seeds):
-            init_key, key = jax.random.split(jax.random.key(seed))
-            outcome = collapse_cures.train(
-                f"text, {cure}, seed {seed}",
-                cure,
-                vae,
-                recipe,
-                vae.init(init_key),
-                key,
-                train,
-                jnp.asarray(validation[:500]),
-                snapshots_at=(0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.35, 0.5, 0.75, 1),
-            )
-            found = collapse_cures.measured(vae, outcome.params, seed, test, by_quadrature)
-            runs.append(found | {"seconds of training": outcome.seconds})
-            outcomes.append(outcome)
-            paths.append([spread(vae, params, watched) for _, params in sorted(outcome.snapshots.items())])
-        rows += collapse_cures.rows_of(cure, runs, collapse_cures.in_words(cure, recipe), known)
-        for name in ("kl", "elbo", "encoder_steps"):
-            arrays[f"{cure}: {name}"] = np.stack([getattr(outcome, name) for outcome in outcomes])
-        arrays[f"{cure}: path"] = np.array(paths)
-        arrays["steps"] = outcomes[0].steps
-    return family.Result(rows, arrays)
+    more, arrays = collapse_cures.compare(
+        "text",
+        setting,
+        vae,
+        recipe,
+        collapse_cures.Splits(train, validation, test),
+        vae.init,
+        log_likelihood=by_quadrature,
+        known=known,
+        watch=lambda params: spread(vae, params, watched),
+        watched_at=(0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.35, 0.5, 0.75, 1),
+    )
+    return family.Result(rows + more, arrays | {"known": np.array(list(known.values()))})
 
 
 def by_quadrature(vae: models.VAE, params, key: jax.Array, x: np.ndarray) -> np.ndarray:

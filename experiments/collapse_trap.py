@@ -3,8 +3,6 @@
 import collapse_cures
 import collapse_run
 import family
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -28,22 +26,10 @@ def run(setting: collapse_run.Setting) -> family.Result:
     baseline = float(evaluation.independent_log_likelihood(setting.train, setting.test).mean())
     note = "each pixel a coin of its own, as often 1 as in the training images"
     rows = [family.row("independent pixels", "log p(x)", baseline, "nats", note=note)]
-    arrays = {"cures": np.array(setting.cures), "baseline": np.array(baseline)}
-    for cure in setting.cures:
-        runs, outcomes = [], []
-        for seed in range(setting.seeds):
-            init_key, key = jax.random.split(jax.random.key(seed))
-            params = models.with_output_bias(vae.init(init_key), setting.train)
-            what = f"trap, {cure}, seed {seed}"
-            outcome = collapse_cures.train(
-                what, cure, vae, recipe, params, key, setting.train, jnp.asarray(setting.validation[:500])
-            )
-            found = collapse_cures.measured(vae, outcome.params, seed, setting.test)
-            runs.append(found | {"seconds of training": outcome.seconds})
-            outcomes.append(outcome)
-        rows += collapse_cures.rows_of(cure, runs, collapse_cures.in_words(cure, recipe))
-        arrays[f"{cure}: kl"] = np.stack([outcome.kl for outcome in outcomes])
-        arrays[f"{cure}: elbo"] = np.stack([outcome.elbo for outcome in outcomes])
-        arrays[f"{cure}: log_likelihood"] = np.array([found["log p(x)"] for found in runs])
-        arrays["steps"] = outcomes[0].steps
-    return family.Result(rows, arrays)
+    splits = collapse_cures.Splits(setting.train, setting.validation, setting.test)
+
+    def init(key):
+        return models.with_output_bias(vae.init(key), setting.train)
+
+    more, arrays = collapse_cures.compare("trap", setting, vae, recipe, splits, init)
+    return family.Result(rows + more, arrays | {"baseline": np.array(baseline)})

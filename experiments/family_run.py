@@ -28,7 +28,7 @@ PARTS = {
 
 def run(config: pca_to_vae.Config) -> None:
     """Run the parts that are not done yet, then write the table of all that are."""
-    part_runs.run(config, f"family-{config.dataset}", PARTS, setting_of, family_plots.draw)
+    part_runs.run(config, f"family-{config.dataset}", PARTS, lambda config, _: setting_of(config), family_plots.draw)
 
 
 def setting_of(config: pca_to_vae.Config) -> family.Setting:

@@ -19,7 +19,7 @@ def run(
     config: Any,
     stem: str,
     parts: dict[str, tuple[str, str]],
-    setting_of: Callable[[Any], Any],
+    setting_of: Callable[[Any, pathlib.Path], Any],
     draw: Callable[[pathlib.Path], list[pathlib.Path]],
 ) -> None:
     """Run the parts that are not done yet, then write the table of all that are.
@@ -28,12 +28,12 @@ def run(
         config: options of the command, with `parts`, `effort`, `runs_dir`, `name` and `resume`.
         stem: of the folder's name, if none is given.
         parts: module and function `setting -> family.Result` of each part; a module is imported when its part is run.
-        setting_of: `config -> setting`, which a part works on, with `description`, a line about the data.
+        setting_of: `(config, folder) -> setting`, which a part works on, with `description`, a line about the data.
         draw: draws every picture of the parts that are done in a folder.
     """
     folder = run_folder.choose_folder(config.runs_dir, config.name, stem, config.resume)
     check_same_options(config, folder)
-    setting = setting_of(config)
+    setting = setting_of(config, folder)
     folder.mkdir(parents=True, exist_ok=config.resume)
     done = [name for name in parts if (folder / f"{name}.json").exists()]
     named = [name for name in parts if name in done or name in config.parts]

@@ -48,9 +48,14 @@ def test_a_part_leaves_everything_behind(cli, tmp_path, name, monkeypatch, capsy
     options = ("--parts", name, "--cures", *cures, "--effort", 0.001, "--seeds", 2, "--runs-dir", tmp_path)
     run_here(cli, *options, "--name", "run")
     folder = tmp_path / "run"
+    several = name in ("trap", "text")
     assert {path.name for path in folder.iterdir()} == {
-        *("config.json", "results.json", "table.md", f"{name}.json", f"{name}.npz", f"{name}.png")
+        *("config.json", "results.json", "table.md", f"{name}.json", f"{name}.npz", f"{name}.png"),
+        *(["runs"] if several else []),
     }
+    if several:
+        done = {f"{name}-{cure}-{seed}.npz" for cure in cures for seed in (0, 1)}
+        assert {path.name for path in (folder / "runs").iterdir()} == done
     assert is_picture(folder / f"{name}.png")
     results = json.loads((folder / "results.json").read_text())
     assert results["rows"]
@@ -91,10 +96,10 @@ def test_cures_change_the_objective_and_nothing_else(cli):
     assert freed == pytest.approx(float(info.reconstruction) - 2 * 2.0, rel=1e-5)
 
 
-def test_grey_images_are_binarized_once(cli):
+def test_grey_images_are_binarized_once(cli, tmp_path):
     collapse, collapse_run = cli
-    setting = collapse_run.setting_of(collapse.parse([]))
-    again = collapse_run.setting_of(collapse.parse([]))
+    setting = collapse_run.setting_of(collapse.parse([]), tmp_path)
+    again = collapse_run.setting_of(collapse.parse([]), tmp_path)
     digits = data.load("digits", split="train").images
     assert set(np.unique(setting.train)) == {0.0, 1.0}
     np.testing.assert_array_equal(setting.train, again.train)

@@ -163,6 +163,16 @@ def test_numbers_that_are_not_to_be_trusted_are_announced(linear_problem, caplog
     assert not caplog.records
 
 
+def test_weights_that_are_all_but_equal_are_trusted_whatever_their_tail():
+    """A code that is ignored: log weights of a heavy tail, but of a thousandth of its size."""
+    tail = 1e-3 * jax.random.pareto(jax.random.key(0), 0.7, (1000,))
+    index = float(evaluation.pareto_index(tail))
+    assert index > 0.7
+    several = jnp.ones(4)
+    result = evaluation.LogLikelihood(several, several, jnp.array([9.0, 940.0, 960.0, 999.0]), index * several, 1000)
+    assert evaluation.is_trustworthy(result).tolist() == [False, False, True, True]
+
+
 def test_one_sample_has_no_standard_error(small_problem):
     vae, params, x = small_problem
     one = evaluation.log_likelihood(vae, params, jax.random.key(2), x, num_samples=1)

@@ -33,7 +33,8 @@ class ObjectiveInfo(NamedTuple):
         elbo: plain ELBO, whatever the weights; reconstruction - kl. ().
         reconstruction: E_q log p(x|z), nats per example. ().
         kl: KL(q(z|x) || p(z)) in the form that was asked for, nats per example. ().
-        per_example: the bound of each example. (*batch,)
+        per_example: the bound of each example; its ELBO where what is maximised is not a mean over examples, as with
+            free bits or a discrepancy. (*batch,)
         ess: effective sample size of the K importance weights, from 1 to K. (*batch,)
         log_w: log p(x, z_k) - log q(z_k|x). (K, *batch)
     """

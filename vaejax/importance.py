@@ -315,14 +315,16 @@ def is_trustworthy(result: LogLikelihood) -> Bool[Array, " *batch"]:
     That is where the effective sample size is at least 10 and the Pareto index below min(0.7, 1 - 1 / log10(K)), from
     where on even the log of a sum of K weights hangs on a few of them. Elsewhere the estimate is, in expectation, still
     a lower bound on log p(x), but how far below cannot be read off. For K < 25 the index is not known, and the
-    effective sample size decides alone.
+    effective sample size decides alone. So it does above 95% of K: the index is of the shape of the tail and not of its
+    size, and where the weights are all but equal, as those of a collapsed code, it is that of nothing.
 
     Source: for the threshold, Vehtari, Simpson, Gelman, Yao & Gabry 2024, "Pareto smoothed importance sampling".
     """
     enough = result.ess >= min(10, result.num_samples)
     if result.num_samples < pareto.SMALLEST_K:
         return enough
-    return enough & (result.pareto_index < min(0.7, 1 - 1 / math.log10(result.num_samples)))
+    light = result.pareto_index < min(0.7, 1 - 1 / math.log10(result.num_samples))
+    return enough & (light | (result.ess > 0.95 * result.num_samples))
 
 
 def warn_where_not_trustworthy(result: LogLikelihood, proposal: str) -> None:
