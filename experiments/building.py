@@ -1,11 +1,12 @@
 """What the options of `train.py` name: model, estimator, objective, optimizer, train step, and what is reported."""
 
 import jax
+import jax.numpy as jnp
 import measures
 import optax
 import train
 
-from vaejax import autoencoders, data, distributions, estimators, inference, models, objectives, training
+from vaejax import autoencoders, baselines, data, distributions, estimators, inference, models, objectives, training
 
 
 def build_model(config: train.Config, data_shape: tuple[int, ...]) -> models.VAE:
@@ -25,6 +26,18 @@ def build_model(config: train.Config, data_shape: tuple[int, ...]) -> models.VAE
     return models.conv_vae(data_shape, config.latent_dim, channels, size, likelihood, config.activation, posterior)
 
 
+def build_init(vae: models.VAE, estimator: estimators.Estimator, data_shape: tuple[int, ...]):
+    """`key -> params` of the model, and of the estimator's baseline if it has one."""
+
+    def init(key):
+        params = vae.init(key)
+        if estimator.baseline is None:
+            return params
+        return estimators.with_baseline(params, estimator, jax.random.fold_in(key, 1), jnp.zeros((1, *data_shape)))
+
+    return init
+
+
 def build_estimator(config: train.Config) -> estimators.Estimator:
     """The gradient estimator that the configuration names."""
     if config.estimator == "score_function":
@@ -32,13 +45,14 @@ def build_estimator(config: train.Config) -> estimators.Estimator:
     return getattr(estimators, config.estimator)()
 
 
-def build_objective(config: train.Config, vae: models.VAE, estimator: estimators.Estimator) -> objectives.Objective:
-    """The objective that the configuration names."""
-    beta = config.beta
+def build_objective(
+    config: train.Config, vae: models.VAE, estimator: estimators.Estimator, beta
+) -> objectives.Objective:
+    """The objective that the configuration names; `beta` is one of its weights, a number or a traced one."""
     if config.kl_warmup_steps:
-        beta = objectives.linear_warmup(config.kl_warmup_steps, end=config.beta)
-    if config.kl_cycle_steps:
-        beta = objectives.cyclical(config.kl_cycle_steps, end=config.beta)
+        beta = objectives.linear_warmup(config.kl_warmup_steps, end=beta)
+    elif config.kl_cycle_steps:
+        beta = objectives.cyclical(config.kl_cycle_steps, end=beta)
     if config.objective == "reconstruction":
         corruptions = {"none": None, "gaussian": autoencoders.gaussian_noise, "masking": autoencoders.masking_noise}
         make = corruptions[config.corruption]
@@ -126,12 +140,13 @@ def build_measure(config: train.Config, vae: models.VAE) -> measures.Measure:
     )
 
 
-def build_optimizer(config: train.Config) -> optax.GradientTransformation:
-    """The optimizer that the configuration names, with its learning-rate schedule."""
+def build_optimizer(config: train.Config, learning_rate, estimator: estimators.Estimator):
+    """The optimizer that the configuration names, with its schedule from `learning_rate`, a number or a traced one."""
     rate = {
-        "constant": optax.constant_schedule(config.learning_rate),
-        "linear": optax.linear_schedule(config.learning_rate, 0.0, config.num_steps),
-        "cosine": optax.cosine_decay_schedule(config.learning_rate, config.num_steps),
+        "constant": optax.constant_schedule(learning_rate),
+        "linear": optax.linear_schedule(learning_rate, 0.0, config.num_steps),
+        "cosine": optax.cosine_decay_schedule(learning_rate, config.num_steps),
     }[config.learning_rate_schedule]
     named = {"adam": optax.adam, "adagrad": optax.adagrad, "rmsprop": optax.rmsprop, "sgd": optax.sgd}
-    return named[config.optimizer](rate)
+    optimizer = named[config.optimizer](rate)
+    return optimizer if estimator.baseline is None else baselines.with_optimizer(optimizer)

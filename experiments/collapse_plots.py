@@ -6,6 +6,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Ellipse
+from matplotlib.ticker import MaxNLocator
 
 Arrays = Mapping[str, np.ndarray]
 Rows = list[dict[str, Any]]
@@ -20,9 +21,11 @@ def trap(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
         values = arrays[f"{cure}: log p(x)"]
         axes[2].plot([i] * len(values), values, "o", color=f"C{i}", alpha=0.7)
     axes[0].set(xlabel="step", ylabel="KL(q(z|x) || p(z)), nats per example", title="Does the code say anything?")
+    axes[0].set_yscale("symlog", linthresh=1)
     lowest = float(arrays["baseline"])
     axes[1].axhline(lowest, color="grey", linestyle=":", label="independent pixels")
     axes[1].set(xlabel="step", ylabel="ELBO of training batches, nats", title="The bound", ylim=(1.15 * lowest, None))
+    axes[1].legend(fontsize=8)
     axes[2].axhline(lowest, color="grey", linestyle=":")
     axes[2].set_xticks(range(len(arrays["cures"])), arrays["cures"], rotation=30, ha="right")
     axes[2].set(ylabel="test log p(x), nats, a dot for each seed", title="After training")
@@ -47,7 +50,7 @@ def text(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
     axes[0].legend(fontsize=8)
     axes[1].set(xlabel="step", ylabel="encoder steps for each of the decoder", title="How far the encoder runs ahead")
     limits = (0, 1.05 * max(axes[2].get_xlim()[1], axes[2].get_ylim()[1]))
-    axes[2].plot(limits, limits, color="grey", linewidth=0.8)
+    axes[2].plot(limits, limits, color="grey", linewidth=0.8, label="where they agree")
     axes[2].set(
         xlabel="spread of the means of p(z|x): model",
         ylabel="spread of the means of q(z|x): inference",
@@ -124,6 +127,8 @@ def em(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
 
 def band(axis: plt.Axes, steps: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
     """The mean over runs, and between the least and the greatest of them."""
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+    axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.plot(steps, values.mean(axis=0), color=colour, label=label)
     axis.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
 

@@ -213,7 +213,14 @@ def manifold(images: np.ndarray, folder: pathlib.Path) -> plt.Figure:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not (pathlib.Path(sys.argv[1]) / "pictures.npz").exists():
+    if len(sys.argv) != 2 or not (pathlib.Path(sys.argv[1]) / "result.json").exists():
         sys.exit("usage: python experiments/plots.py runs/NAME, the folder of a finished run")
-    for path in draw(pathlib.Path(sys.argv[1])):
+    finished = pathlib.Path(sys.argv[1])
+    if (finished / "pictures.npz").exists():
+        drawn = draw(finished)
+    else:
+        import population_plots  # which needs this file
+
+        drawn = population_plots.draw(finished)
+    for path in drawn:
         print(path)

@@ -70,8 +70,8 @@ class Config(command_line.BinarizedDataOptions):
     """Form of the ELBO. The importance-weighted bound always samples it."""
     num_samples: int = 1
     """K, samples of z for each example in training."""
-    beta: float = 1.0
-    """Weight of the KL."""
+    beta: tuple[float, ...] = (1.0,)
+    """Weight of the KL; of several each is trained."""
     kl_warmup_steps: int = 0
     """Steps over which that weight rises from 0, linearly."""
     kl_cycle_steps: int = 0
@@ -84,14 +84,19 @@ class Config(command_line.BinarizedDataOptions):
     """Stop where the last this many reports have not raised the best validation ELBO by --tolerance; 0: never."""
     tolerance: float = 0.05
     """For --patience, in nats per example."""
-    learning_rate: float = 2e-3
-    """At the start."""
+    learning_rate: tuple[float, ...] = (2e-3,)
+    """At the start; of several each is trained."""
     learning_rate_schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """Constant, or down to 0 at the last step."""
     optimizer: Literal["adam", "adagrad", "rmsprop", "sgd"] = "adam"
     """From optax, with its defaults."""
     seed: int = 0
     """Of parameters, order and noise."""
+    seeds: int = 1
+    """Runs of each kind, with this seed and those after it. Several runs, of seeds, weights or rates, are trained in
+    one program, and their numbers come with a standard error over seeds."""
+    group_size: int = 0
+    """Of several runs, how many go side by side; 0: as many as pay on this machine and fit into a gigabyte."""
     eval_samples: int = 1000
     """K of the test log p(x)."""
     checkpoint_seconds: float = 10.0
@@ -111,6 +116,7 @@ OWNED = {"renyi": ("alpha",), "free_bits": ("free_bits",), "info_vae": ("mmd_wei
 
 # What an option says about where things are and not about the numbers that come out.
 NOT_COMPARED = (
+    "group_size",
     "data_dir",
     "manual_dir",
     "download",
@@ -144,7 +150,7 @@ PRESETS = {
         batch_size=100,
         num_samples=1,
         optimizer="adagrad",
-        learning_rate=0.03,
+        learning_rate=(0.03,),
         learning_rate_schedule="constant",
         num_steps=200_000,
         patience=10,
@@ -212,7 +218,7 @@ def parse(args: list[str]) -> Config:
     if config.max_encoder_steps != Config.max_encoder_steps and config.inference != "aggressive":
         raise ValueError(f"--max-encoder-steps belongs to --inference aggressive; got {config.inference}")
     for name in (
-        *("patience", "tolerance", "kl_warmup_steps", "kl_cycle_steps", "checkpoint_seconds", "beta", "seed"),
+        *("patience", "tolerance", "kl_warmup_steps", "kl_cycle_steps", "checkpoint_seconds", "seed", "group_size"),
         *("free_bits", "mmd_weight"),
     ):
         if not 0 <= getattr(config, name) < math.inf:
@@ -220,8 +226,25 @@ def parse(args: list[str]) -> Config:
     for name in ("num_steps", "kl_warmup_steps", "kl_cycle_steps", "seed"):
         if getattr(config, name) >= 2**31:
             raise ValueError(f"--{name.replace('_', '-')} must be below 2^31; got {getattr(config, name)}")
-    if not 0 < config.learning_rate < math.inf:
-        raise ValueError(f"--learning-rate must be a positive number; got {config.learning_rate}")
+    for name, numbers in (("beta", config.beta), ("learning-rate", config.learning_rate)):
+        if not numbers or len(set(numbers)) < len(numbers):
+            given = " ".join(map(str, numbers)) or "none"
+            raise ValueError(f"--{name} must be one or more numbers, each once; got {given}")
+    for number in config.beta:
+        if not 0 <= number < math.inf:
+            raise ValueError(f"--beta must be at least 0; got {number}")
+    for number in config.learning_rate:
+        if not 0 < number < math.inf:
+            raise ValueError(f"--learning-rate must be a positive number; got {number}")
+    if not 1 <= config.seeds <= 10_000:
+        raise ValueError(f"--seeds must be from 1 to 10,000; got {config.seeds}")
+    if is_population(config):
+        if config.patience:
+            raise ValueError("--patience belongs to a single run; got several, which end together")
+        if config.inference != "amortized":
+            raise ValueError(f"several runs in one program need --inference amortized; got {config.inference}")
+    elif config.group_size:
+        raise ValueError("--group-size belongs to several runs: give --seeds, or several --beta or --learning-rate")
     if config.model == "conv" and len(config.hidden_sizes) < 2:
         given = " ".join(map(str, config.hidden_sizes)) or "none"
         raise ValueError(
@@ -231,15 +254,25 @@ def parse(args: list[str]) -> Config:
     return config
 
 
+def is_population(config: Config) -> bool:
+    """Whether several runs are asked for."""
+    return config.seeds * len(config.beta) * len(config.learning_rate) > 1
+
+
 def main() -> None:
     """Run the command line. Mistakes of the user end in one line and exit code 2, a signal in 128 + its number."""
     with command_line.errors_in_one_line("interrupted; what was saved before stays, and --resume goes on from it"):
         config = parse(sys.argv[1:])
         model = "an autoencoder" if config.posterior == "point" else "a VAE"
-        print(f"vaejax: {model} on {config.dataset}; starting JAX")
-        import training_run  # JAX is imported only now, after the first sign of life
-
-        sys.exit(training_run.run(config))
+        # JAX is imported only now, after the first sign of life.
+        if is_population(config):
+            number = config.seeds * len(config.beta) * len(config.learning_rate)
+            print(f"vaejax: {model} on {config.dataset}, {number} runs in one program; starting JAX")
+            import population_run as runner
+        else:
+            print(f"vaejax: {model} on {config.dataset}; starting JAX")
+            import training_run as runner
+        sys.exit(runner.run(config))
 
 
 if __name__ == "__main__":

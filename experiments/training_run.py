@@ -21,7 +21,7 @@ import snapshots
 import train
 from tqdm import tqdm
 
-from vaejax import autoencoders, baselines, checkpoints, data, estimators, models, training
+from vaejax import autoencoders, checkpoints, data, models, training
 
 NUM_REPORTS = 100
 SNAPSHOTS_AT = (0, 1, 3, 10, 30)  # reports, of 100; and the last
@@ -35,15 +35,12 @@ def run(config: train.Config) -> int:
     print(f"{config.dataset}: {', '.join(f'{len(part.images):,} {split}' for split, part in images.items())} examples")
 
     params_key, run_key = jax.random.split(jax.random.key(config.seed))
-    baseline_key = jax.random.fold_in(params_key, 1)
-    params = vae.init(params_key)
-    held_out = binarized_once(config, images, vae, params)
-    optimizer = building.build_optimizer(config)
+    (beta,), (learning_rate,) = config.beta, config.learning_rate
     estimator = building.build_estimator(config)
-    if estimator.baseline is not None:
-        params = estimators.with_baseline(params, estimator, baseline_key, held_out["test"][:1])
-        optimizer = baselines.with_optimizer(optimizer)
-    objective = building.build_objective(config, vae, estimator)
+    params = building.build_init(vae, estimator, images["test"].images.shape[1:])(params_key)
+    held_out = binarized_once(config, images, vae, params)
+    optimizer = building.build_optimizer(config, learning_rate, estimator)
+    objective = building.build_objective(config, vae, estimator, beta)
     step, state, batch_size = building.build_step(config, vae, objective, optimizer, params, images["train"], held_out)
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
 
@@ -243,8 +240,11 @@ def report(history, validated, before: int, after: int, seconds, config: train.C
         ValueError: if the bound was not finite at some step, or is not on validation images after the last of them.
     """
     count = after - before
-    bounds = np.append(np.asarray(history.bound)[:count], list(validated.values()))
-    if not np.isfinite(bounds).all():
+    values = np.stack(list(validated.values()), axis=-1)  # of a population, with an axis for its runs in front
+    bounds = np.concatenate([np.asarray(history.bound)[..., :count], values], axis=-1)
+    num_runs = bounds.size // bounds.shape[-1]
+    if not np.isfinite(bounds).all(axis=-1).any():
+        bounds = bounds.reshape(-1, bounds.shape[-1])[0]
         first = int(np.argmin(np.isfinite(bounds)))
         good = checkpoints.steps(folder / "checkpoints")
         raise ValueError(
@@ -252,8 +252,10 @@ def report(history, validated, before: int, after: int, seconds, config: train.C
             f"the usual cure; "
             + (f"the last good checkpoint, of step {good[-1]:,}, stays" if good else "there was no checkpoint yet")
         )
-    means = {name: float(np.mean(value[:count])) for name, value in history._asdict().items() if value is not None}
-    speed = after * config.batch_size / seconds
+    kept = {name: value for name, value in history._asdict().items() if value is not None}
+    means = {name: np.mean(np.asarray(value)[..., :count], axis=-1).tolist() for name, value in kept.items()}
+    validated = {name: np.asarray(value).tolist() for name, value in validated.items()}
+    speed = num_runs * after * config.batch_size / seconds
     return {"step": after, "seconds": seconds, "examples_per_second": speed, **means, **validated}
 
 

@@ -95,9 +95,10 @@ def final_state(cli, folder):
 
     train, training_run = cli
     config = json.loads((folder / "config.json").read_text())
-    config = train.Config(**{**config, "hidden_sizes": tuple(config["hidden_sizes"])})
+    several = {name: tuple(config[name]) for name in ("hidden_sizes", "beta", "learning_rate")}
+    config = train.Config(**{**config, **several})
     vae = building.build_model(config, (8, 8))
-    optimizer = building.build_optimizer(config)
+    optimizer = building.build_optimizer(config, config.learning_rate[0], building.build_estimator(config))
     like = jax.eval_shape(lambda: training.init_state(vae.init(jax.random.key(0)), optimizer))
     return checkpoints.restore(folder / "checkpoints", like, config=training_run.compared(config))
 

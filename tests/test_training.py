@@ -115,6 +115,75 @@ def test_a_population_under_vmap_equals_single_runs(problem):
         )
 
 
+@pytest.mark.parametrize("group_size", [None, 1, 2])
+def test_a_population_is_its_runs(group_size):
+    """Seeds, weights of the KL, learning rates and numbers of the estimator side by side; of 5 runs 2 leave one."""
+    vae, images = models.mlp_vae((4,), 2, (5,)), jax.random.uniform(jax.random.key(5), (53, 4))
+    estimator = estimators.score_function(baseline="moving_average")
+
+    def optimizer_of(numbers):
+        return baselines.with_optimizer(optax.adam(numbers["rate"]), decay=numbers["decay"])
+
+    def make_step(numbers):
+        objective = objectives.make_elbo(vae, estimator, 2, beta=numbers["beta"])
+        return training.make_train_step(objective, optimizer_of(numbers), data.binarize_dynamic)
+
+    def init(key):
+        return estimators.with_baseline(vae.init(key), estimator, key, images[:1])
+
+    numbers = {
+        "beta": jnp.array([0.5, 1.0, 1.0, 2.0, 2.0]),
+        "rate": jnp.array([1e-2, 1e-2, 1e-3, 1e-3, 0.0]),
+        "decay": jnp.array([0.9, 0.5, 0.9, 0.9, 0.9]),
+    }
+    init_keys, keys = jax.random.split(jax.random.key(3), (2, 5))
+    first = {name: float(values[0]) for name, values in numbers.items()}
+    states = training.init_population(init, optimizer_of(first), init_keys)
+    options = {"num_steps": 12, "batch_size": 10}
+    run = jax.jit(
+        lambda states, keys, stop: training.fit_population(
+            make_step, states, keys, images, numbers, group_size=group_size, stop=stop, **options
+        )
+    )
+    begun, _ = run(states, jax.random.clone(keys), 4)
+    ended, history = run(begun, jax.random.clone(keys), 11)  # in two calls, and not to the end
+    assert ended.step.shape == ()
+    assert int(ended.step) == 11
+    for i, key in enumerate(jax.random.clone(keys)):
+        step = make_step({name: float(values[i]) for name, values in numbers.items()})
+        mine = jax.tree.map(lambda leaf, i=i: leaf[i], (states.params, states.opt_state))
+        fit = jax.jit(lambda state, key, step=step: training.fit(step, state, key, images, **options))
+        _, alone = fit(training.TrainState(*mine, states.step), key)
+        np.testing.assert_allclose(history.bound[i, :7], alone.bound[4:11], rtol=1e-4)
+    unmoved = jax.tree.map(lambda new, old: new[4] == old[4], ended.params["decoder"], states.params["decoder"])
+    assert all(leaf.all() for leaf in jax.tree.leaves(unmoved))  # at a rate of 0
+
+
+def test_a_population_of_unequal_numbers_is_refused(problem):
+    step, _, images = problem
+    vae = models.mlp_vae((4,), 2, (5,))
+    keys = jax.random.split(jax.random.key(3), 3)
+    states = training.init_population(vae.init, optax.adam(1e-2), keys)
+    options = {"num_steps": 2, "batch_size": 10}
+    with pytest.raises(ValueError, match=r"hyperparameters of 2 runs.*; came lengths \[3\]"):
+        training.fit_population(lambda _: step, states, jax.random.clone(keys)[:2], images, **options)
+    with pytest.raises(ValueError, match=r"of 3 runs.*; came lengths \[2, 3\]"):
+        training.fit_population(lambda _: step, states, keys, images, jnp.ones(2), **options)
+    with pytest.raises(ValueError, match=r"group_size must be a positive integer; got 0"):
+        training.fit_population(lambda _: step, states, keys, images, group_size=0, **options)
+
+
+def test_a_traced_weight_below_0_is_no_number():
+    vae = models.mlp_vae((4,), 2, (5,))
+    params, x = vae.init(jax.random.key(0)), jnp.ones((3, 4))
+
+    def value(beta):
+        return objectives.make_elbo(vae, beta=beta)(params, jax.random.key(1), x)[0]
+
+    assert np.isnan(jax.jit(value)(-1.0))
+    np.testing.assert_allclose(jax.jit(value)(0.5), value(0.5), rtol=1e-6)
+
+
 def test_the_caller_keeps_its_state(problem):
     step, state, images = problem
     jax.jit(lambda s, k: training.fit(step, s, k, images, num_steps=2, batch_size=10))(state, jax.random.key(0))

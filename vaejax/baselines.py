@@ -10,7 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Float, Key
 
 from vaejax import networks
 from vaejax.distributions import Params
@@ -79,7 +80,7 @@ BASELINES: dict[str, Callable[[], Baseline]] = {"moving_average": moving_average
 
 
 def with_optimizer(
-    optimizer: optax.GradientTransformation, decay: float = 0.9, learning_rate: float = 1e-3
+    optimizer: optax.GradientTransformation, decay: ArrayLike = 0.9, learning_rate: ArrayLike = 1e-3
 ) -> optax.GradientTransformation:
     """An optimizer for a model with a trained baseline: `optimizer` for the model, others for `params["baseline"]`.
 
@@ -95,7 +96,7 @@ def with_optimizer(
     Raises:
         ValueError: if decay is not in [0, 1).
     """
-    if not 0 <= decay < 1:
+    if not isinstance(decay, Tracer) and not 0 <= decay < 1:
         raise ValueError(f"decay must be at least 0 and below 1; got {decay!r}")
 
     def label(path: tuple, leaf: Array) -> str:

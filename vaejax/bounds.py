@@ -22,7 +22,7 @@ from vaejax.monte_carlo import EstimateFunction, Estimator, Reduction
 
 KL_FORMS = ("analytic", "sampled", "entropy")
 
-Weight = float | Callable[[Array], ArrayLike]
+Weight = ArrayLike | Callable[[Array], ArrayLike]
 
 
 class ObjectiveInfo(NamedTuple):
@@ -320,7 +320,7 @@ def check_weight(name: str, weight: Weight) -> None:
         ValueError: with the step and the weight there.
     """
     if not callable(weight):
-        if not weight >= 0:
+        if not isinstance(weight, Tracer) and not weight >= 0:
             raise ValueError(f"{name} must be a number of at least 0 or a function of the step; got {weight!r}")
         return
     for step in (0, *(10**power for power in range(8))):
@@ -333,13 +333,13 @@ def check_weight(name: str, weight: Weight) -> None:
 
 
 def weight_at(name: str, weight: Weight, step: ArrayLike | None) -> ArrayLike:
-    """The weight at a step; NaN, and so is the objective, where a schedule is negative.
+    """The weight at a step; NaN, and so is the objective, where a schedule or a traced number is negative.
 
     Raises:
         ValueError: if it is a schedule and no step is given.
     """
     if not callable(weight):
-        return weight
+        return jnp.where(weight >= 0, weight, jnp.nan) if isinstance(weight, Tracer) else weight
     if step is None:
         raise ValueError(
             f"{name} is a schedule of the step, and the objective was called without one: expected "
