@@ -19,7 +19,7 @@ def run(setting: collapse_run.Setting) -> family.Result:
         num_steps=num_steps,
         batch_size=min(128, len(setting.train) // 11),
         optimizer=optax.adam(1e-3),
-        warmup_steps=max(1, 2 * num_steps // 5),
+        warmup_steps=max(1, num_steps // 5),
         free_bits=0.1,
         max_encoder_steps=10,
     )
