@@ -101,6 +101,7 @@ def build_step(
             max_encoder_steps=config.max_encoder_steps,
             window=min(10, max(1, config.max_encoder_steps // 2)),
             check_every=max(1, config.num_steps // 20),
+            patience=5,
             prepare=prepare,
         )
         return step, inference.init_lagging(params, optimizer, optimizer), size
