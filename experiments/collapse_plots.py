@@ -29,7 +29,7 @@ def trap(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
     axes[2].axhline(lowest, color="grey", linestyle=":")
     axes[2].set_xticks(range(len(arrays["cures"])), arrays["cures"], rotation=30, ha="right")
     axes[2].set(ylabel="test log p(x), nats, a dot for each seed", title="After training")
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
     figure.suptitle("A relu network with its output bias at the pixel means; bands: least and greatest of the seeds")
     return {"trap": figure}
 
@@ -40,26 +40,29 @@ def text(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
     _, information = arrays["known"]
     for i, cure in enumerate(arrays["cures"]):
         band(axes[0], arrays["steps"], arrays[f"{cure}: kl"], f"C{i}", cure)
-        for j, path in enumerate(arrays[f"{cure}: watched"]):
-            axes[2].plot(*path.T, color=f"C{i}", marker=".", alpha=0.7, label=cure if j == 0 else None)
-            axes[2].plot(*path[-1], color=f"C{i}", marker="*", markersize=10)
+        paths = arrays[f"{cure}: watched"]  # (seeds, moments, 2)
+        mean, error = paths.mean(axis=0), spread(np.moveaxis(paths, 0, 1))
+        axes[2].errorbar(*mean.T, *error.T[::-1], color=f"C{i}", marker=".", linewidth=1, elinewidth=0.6)
+        axes[2].plot(*mean[-1], color=f"C{i}", marker="*", markersize=13, markeredgecolor="white")
         if arrays[f"{cure}: encoder_steps"].max() > 1:
             band(axes[1], arrays["steps"], arrays[f"{cure}: encoder_steps"], f"C{i}", cure)
     axes[0].axhline(information, color="grey", linestyle=":", label="information in the generator")
     axes[0].set(xlabel="step", ylabel="KL(q(z|x) || p(z)), nats per sequence", title="Does the code say anything?")
-    axes[0].legend(fontsize=8)
     axes[1].set(xlabel="step", ylabel="encoder steps for each of the decoder", title="How far the encoder runs ahead")
     limits = (0, 1.05 * max(axes[2].get_xlim()[1], axes[2].get_ylim()[1]))
     axes[2].plot(limits, limits, color="grey", linewidth=0.8, label="where they agree")
     axes[2].set(
         xlabel="spread of the means of p(z|x): model",
         ylabel="spread of the means of q(z|x): inference",
-        title="During training; the star is its end",
+        title="The way there; a star at its end",
         xlim=limits,
         ylim=limits,
     )
-    axes[2].legend(fontsize=8)
-    figure.suptitle("An LSTM that may do without its code; bands: least and greatest of the seeds")
+    axes[2].legend(fontsize=8, loc="upper left")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=8)
+    figure.suptitle(
+        "An LSTM that may do without its code; bands: least and greatest of the seeds, bars: standard errors"
+    )
     return {"text": figure}
 
 
