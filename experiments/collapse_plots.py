@@ -89,8 +89,9 @@ def gaps(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     _, approximation, amortization = arrays["per_example"]
     names = ("approximation: the family of q", "amortization: one network for all x")
+    edges = np.histogram_bin_edges(np.concatenate([approximation, amortization]), 50)
     for values, name in zip((approximation, amortization), names, strict=True):
-        axes[0].hist(values, bins=40, alpha=0.6, label=f"{name}, mean {values.mean():.2f}")
+        axes[0].hist(values, bins=edges, alpha=0.6, label=f"{name}, mean {values.mean():.2f}")
     axes[0].set(xlabel="nats", ylabel="test images", title="The two parts of log p(x) - ELBO")
     axes[0].legend(fontsize=8)
     axis = arrays["grid_axis"]

@@ -157,7 +157,7 @@ def check_same_options(config: train.Config, folder: pathlib.Path) -> None:
         return
     there, here = json.loads(path.read_text()), json.loads(json.dumps(compared(config)))
     others = [
-        f"--{name.replace('_', '-')} was {there.get(name)}, is {value}"
+        f"--{name.replace('_', '-')} was {spelt(there.get(name))}, is {spelt(value)}"
         for name, value in here.items()
         if there.get(name) != value
     ]
@@ -166,6 +166,11 @@ def check_same_options(config: train.Config, folder: pathlib.Path) -> None:
             f"expected the options that {folder} was started with; {'; '.join(others)}. Resume it with those of "
             f"{path}, or start another run under another --name"
         )
+
+
+def spelt(value: Any) -> str:
+    """An option's value as on the command line."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def resume_options(config: train.Config, folder: pathlib.Path) -> str:

@@ -35,7 +35,7 @@ def test_a_part_leaves_everything_behind(cli, tmp_path, name, monkeypatch, capsy
     import collapse_text
     import collapse_weights
 
-    monkeypatch.setattr(collapse_text, "NUM_TRAIN", 1000)
+    monkeypatch.setattr(collapse_text, "NUM_TRAIN", 2000)
     monkeypatch.setattr(collapse_text, "NUM_OTHERS", 30)
     monkeypatch.setattr(collapse_text, "NUM_NODES", 31)
     monkeypatch.setattr(collapse_text, "NUM_WATCHED", 2)
@@ -43,6 +43,7 @@ def test_a_part_leaves_everything_behind(cli, tmp_path, name, monkeypatch, capsy
     monkeypatch.setattr(collapse_weights, "WEIGHTS", (0.5, 2.0))
     monkeypatch.setattr(collapse_gaps, "NUM_TEST", 4)
     monkeypatch.setattr(collapse_gaps, "NUM_CHAINS_TEST", 2)
+    monkeypatch.setattr(collapse_gaps, "NUM_ANNEALED", 2)
     monkeypatch.setattr(collapse_cures, "NUM_SAMPLES", 30)
     cures = ("plain", "aggressive") if name in ("trap", "text") else ("plain",)
     options = ("--parts", name, "--cures", *cures, "--effort", 0.001, "--seeds", 2, "--runs-dir", tmp_path)

@@ -304,7 +304,7 @@ def test_variants(cli, tmp_path, options, capsys):
     reports = rows(folder)
     assert reports[0]["bound"] != reports[-1]["bound"]
     # What is maximised is the ELBO unless a weight or another bound says otherwise.
-    weighted = config["beta"] != 1 or config["objective"] in ("iwae", "renyi", "free_bits", "info_vae")
+    weighted = config["beta"] != [1.0] or config["objective"] in ("iwae", "renyi", "free_bits", "info_vae")
     assert weighted == any(abs(row["bound"] - row["elbo"]) > 1e-3 for row in reports)
     assert "K = 10" in capsys.readouterr().out
 
