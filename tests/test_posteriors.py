@@ -100,6 +100,31 @@ def test_markov_chains_find_the_posterior():
     np.testing.assert_allclose(drawn.std, np.broadcast_to(np.sqrt(np.diag(covariance)), (2, 2)), rtol=0.1)
 
 
+@pytest.mark.slow
+def test_chains_that_start_in_two_modes_say_so():
+    """Data z^2 and little noise: from one side the chains agree on half of the posterior, from both they do not."""
+
+    def decode(params, z):
+        return dist.Normal(jnp.asarray(z) ** 2, 0.05).to_event(1)
+
+    def encode(params, x):
+        return dist.Normal(jnp.ones_like(jnp.asarray(x)), 0.1).to_event(1)
+
+    plain = models.mlp_vae((1,), 1, (3,))
+    vae = plain._replace(encode=encode, decode=decode)
+    params, x = plain.init(jax.random.key(0)), jnp.ones((1, 1))
+    options = {"num_warmup": 200, "num_samples": 300}
+    one_side = inference.sample_posterior(vae, params, jax.random.key(1), x, **options)
+    assert one_side.r_hat.max() < 1.05
+    np.testing.assert_allclose(one_side.mean, 1.0, atol=0.05)
+    far_apart = dist.Normal(jnp.zeros(1), 3.0).to_event(1)
+    both = inference.sample_posterior(vae, params, jax.random.key(2), x, start=far_apart, **options)
+    assert both.r_hat.max() > 2
+    np.testing.assert_allclose(jnp.abs(both.z).mean(), 1.0, atol=0.05)
+    with pytest.raises(ValueError, match=r"event shape \(1,\); came \(\) and \(\)"):
+        inference.sample_posterior(vae, params, jax.random.key(2), x, start=dist.Normal(0.0, 1.0), **options)
+
+
 def grid(extent=6.0, number=121):
     axis = jnp.linspace(-extent, extent, number)
     return jnp.stack(jnp.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Float, Key
+from jaxtyping import Array, Float, Key
 
 from vaejax import networks
 from vaejax.distributions import Params
@@ -80,7 +80,7 @@ BASELINES: dict[str, Callable[[], Baseline]] = {"moving_average": moving_average
 
 
 def with_optimizer(
-    optimizer: optax.GradientTransformation, decay: ArrayLike = 0.9, learning_rate: ArrayLike = 1e-3
+    optimizer: optax.GradientTransformation, decay: float | Array = 0.9, learning_rate: float | Array = 1e-3
 ) -> optax.GradientTransformation:
     """An optimizer for a model with a trained baseline: `optimizer` for the model, others for `params["baseline"]`.
 

@@ -22,7 +22,7 @@ from vaejax.monte_carlo import EstimateFunction, Estimator, Reduction
 
 KL_FORMS = ("analytic", "sampled", "entropy")
 
-Weight = ArrayLike | Callable[[Array], ArrayLike]
+Weight = float | Array | Callable[[Array], ArrayLike]
 
 
 class ObjectiveInfo(NamedTuple):

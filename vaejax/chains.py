@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
+import numpyro.distributions as dist
 from jaxtyping import Array, ArrayLike, Float, Key
 from numpyro.diagnostics import split_gelman_rubin
 from numpyro.infer import MCMC, NUTS
@@ -40,6 +41,7 @@ def sample_posterior(
     num_chains: int = 4,
     num_warmup: int = 500,
     num_samples: int = 1000,
+    start: dist.Distribution | None = None,
 ) -> PosteriorSample:
     """The posterior itself, by numpyro's No-U-Turn sampler: asymptotically exact, and thousands of times dearer than q.
 
@@ -51,9 +53,13 @@ def sample_posterior(
         num_chains: for each example, side by side.
         num_warmup: steps that adapt step size and mass, and are thrown away.
         num_samples: of each chain.
+        start: what the chains' first codes are drawn from, of batch shape (); by default each example's q(z|x). Split
+            R-hat says whether the chains agree, and so nothing of a mode that none of them started near: from
+            `vae.prior(params)` they start far apart, and tell by a large R-hat that they stay in different modes.
 
     Raises:
-        ValueError: if a number is not a positive integer, the code is discrete, or x is refused by `models.check_data`.
+        ValueError: if a number is not a positive integer, the code is discrete, `start` is of another shape, or x is
+            refused by `models.check_data`.
 
     Source: Hoffman & Gelman 2014, "The No-U-Turn sampler".
     """
@@ -62,6 +68,17 @@ def sample_posterior(
         monte_carlo.check_count(name, number)
     models.check_data(vae, params, x)
     posteriors.check_continuous(vae, params)
+    event_shape = vae.prior(params).event_shape
+    if start is not None and (start.batch_shape, start.event_shape) != ((), event_shape):
+        raise ValueError(
+            f"expected a start of batch shape () and event shape {event_shape}; came {start.batch_shape} and "
+            f"{start.event_shape}"
+        )
+
+    @jax.jit
+    def first(params, keys, example):
+        q = vae.encode(params, example[None]) if start is None else start
+        return jax.vmap(lambda key: distributions.sample(q, key).reshape(event_shape))(keys)
 
     def model(params, x):
         z = numpyro.sample("z", vae.prior(params))
@@ -81,7 +98,9 @@ def sample_posterior(
         drawn = []
         x = jnp.asarray(x)
         for example_key, example in zip(jax.random.split(key, len(x)), x, strict=True):
-            chains.run(example_key, params, example)
+            start_key, run_key = jax.random.split(example_key)
+            codes = first(params, jax.random.split(start_key, num_chains), example)
+            chains.run(run_key, params, example, init_params={"z": codes})
             drawn.append(np.asarray(chains.get_samples(group_by_chain=True)["z"]))
     z = np.stack(drawn)
     r_hat = np.stack([split_gelman_rubin(each) for each in z])

@@ -12,7 +12,7 @@ from vaejax import monte_carlo
 Schedule = Callable[[Array], ArrayLike]
 
 
-def linear_warmup(num_steps: int, start: ArrayLike = 0.0, end: ArrayLike = 1.0) -> Schedule:
+def linear_warmup(num_steps: int, start: float | Array = 0.0, end: float | Array = 1.0) -> Schedule:
     """From `start` at step 0 to `end` at step `num_steps`, and `end` from there on.
 
     Raises:
@@ -28,7 +28,7 @@ def linear_warmup(num_steps: int, start: ArrayLike = 0.0, end: ArrayLike = 1.0) 
     return optax.linear_schedule(start, end, num_steps)
 
 
-def cyclical(period: int, start: ArrayLike = 0.0, end: ArrayLike = 1.0, rising: float = 0.5) -> Schedule:
+def cyclical(period: int, start: float | Array = 0.0, end: float | Array = 1.0, rising: float = 0.5) -> Schedule:
     """Linear warm-up over and over: in each period from `start` to `end` over the part `rising`, then `end`.
 
     Args:
@@ -57,7 +57,7 @@ def cyclical(period: int, start: ArrayLike = 0.0, end: ArrayLike = 1.0, rising: 
     return schedule
 
 
-def _check(**weights: ArrayLike) -> None:
+def _check(**weights: float | Array) -> None:
     for name, weight in weights.items():
         if not isinstance(weight, Tracer) and not weight >= 0:
             raise ValueError(f"{name} must be at least 0, for it is a weight of the KL; got {weight!r}")
