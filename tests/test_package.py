@@ -45,6 +45,8 @@ FLOORS = (
     "representation",
     "blur",
     "posteriors",
+    "chains",
+    "divergences",
     "em",
     "lagging",
     "inference",
