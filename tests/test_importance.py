@@ -171,6 +171,9 @@ def test_weights_that_are_all_but_equal_are_trusted_whatever_their_tail():
     several = jnp.ones(4)
     result = evaluation.LogLikelihood(several, several, jnp.array([9.0, 940.0, 960.0, 999.0]), index * several, 1000)
     assert evaluation.is_trustworthy(result).tolist() == [False, False, True, True]
+    # A bound of one sample says nothing of how far it is from log p(x).
+    one = result._replace(ess=several, pareto_index=jnp.full(4, jnp.nan), num_samples=1)
+    assert not evaluation.is_trustworthy(one).any()
 
 
 def test_one_sample_has_no_standard_error(small_problem):

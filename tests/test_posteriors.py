@@ -96,6 +96,8 @@ def test_markov_chains_find_the_posterior():
     mean, covariance = posterior(params, x)
     assert drawn.z.shape == (2, 4, 1000, 2)
     assert drawn.r_hat.max() < 1.02
+    one = inference.sample_posterior(vae, params, jax.random.key(2), x, num_chains=1, num_warmup=50, num_samples=20)
+    assert (one.z.shape, one.r_hat.shape) == ((2, 1, 20, 2), (2, 2))
     assert np.abs(drawn.mean - mean).max() < 0.1
     np.testing.assert_allclose(drawn.std, np.broadcast_to(np.sqrt(np.diag(covariance)), (2, 2)), rtol=0.1)
 

@@ -100,7 +100,7 @@ def sample_posterior(
         for example_key, example in zip(jax.random.split(key, len(x)), x, strict=True):
             start_key, run_key = jax.random.split(example_key)
             codes = first(params, jax.random.split(start_key, num_chains), example)
-            chains.run(run_key, params, example, init_params={"z": codes})
+            chains.run(run_key, params, example, init_params={"z": codes if num_chains > 1 else codes[0]})
             drawn.append(np.asarray(chains.get_samples(group_by_chain=True)["z"]))
     z = np.stack(drawn)
     r_hat = np.stack([split_gelman_rubin(each) for each in z])

@@ -320,7 +320,7 @@ def is_trustworthy(result: LogLikelihood) -> Bool[Array, " *batch"]:
 
     Source: for the threshold, Vehtari, Simpson, Gelman, Yao & Gabry 2024, "Pareto smoothed importance sampling".
     """
-    enough = result.ess >= min(10, result.num_samples)
+    enough = result.ess >= 10
     if result.num_samples < pareto.SMALLEST_K:
         return enough
     light = result.pareto_index < min(0.7, 1 - 1 / math.log10(result.num_samples))
