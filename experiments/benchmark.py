@@ -1,7 +1,6 @@
 """The same work by vaejax and by what one would pick instead: `python experiments/benchmark.py --help`."""
 
 import dataclasses
-import difflib
 import math
 import sys
 
@@ -40,23 +39,15 @@ def parse(args: list[str]) -> Config:
         ValueError: if an option is out of range, or a work or system is unknown.
     """
     config = tyro.cli(Config, description="vaejax and its peers at the same work, side by side.", args=args)
-    for option, known, given in (("work", WORK, config.work), ("systems", SYSTEMS, config.systems)):
-        if not given:
-            raise ValueError(f"--{option} must name at least one of {', '.join(known)}; got none")
-        for name in given:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1, 0.4)
-                advice = f"did you mean {near[0]}? " if near else ""
-                raise ValueError(f"--{option}: {name!r} is unknown; {advice}Known are {', '.join(known)}")
+    chosen = {
+        "work": command_line.chosen("work", config.work, WORK),
+        "systems": command_line.chosen("systems", config.systems, SYSTEMS),
+    }
     if config.repeats < 1:
         raise ValueError(f"--repeats must be at least 1; got {config.repeats}")
     if not 0 < config.seconds < math.inf:
         raise ValueError(f"--seconds must be a positive number; got {config.seconds}")
-    return dataclasses.replace(
-        config,
-        work=tuple(name for name in WORK if name in config.work),
-        systems=tuple(name for name in SYSTEMS if name in config.systems),
-    )
+    return dataclasses.replace(config, **chosen)
 
 
 def main() -> None:

@@ -105,7 +105,7 @@ def build_step(
             prepare=prepare,
         )
         return step, inference.init_lagging(params, optimizer, optimizer), size
-    if config.model == "linear" and config.likelihood == "gaussian_shared_std":
+    if train.is_exact_em(config):
         # Exact: the whole set at each step, and nothing of the objective's options.
         return inference.make_em_step(vae), training.init_state(params, optax.identity()), len(images.images)
     step = inference.make_variational_em_step(objective, optimizer, optimizer)

@@ -1,7 +1,6 @@
 """Posterior collapse seen and cured, EM, and what inference costs: `python experiments/collapse.py --help`."""
 
 import dataclasses
-import difflib
 import math
 import sys
 
@@ -45,23 +44,15 @@ def parse(args: list[str]) -> Config:
     """
     config = tyro.cli(Config, description="Posterior collapse, its cures, and what inference costs.", args=args)
     cures = tuple(name.replace("free-bits", "free bits") for name in config.cures)
-    for option, known, given in (("parts", PARTS, config.parts), ("cures", CURES, cures)):
-        if not given:
-            raise ValueError(f"--{option} must name at least one of {', '.join(known)}; got none")
-        for name in given:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1, 0.4)
-                advice = f"did you mean {near[0]}? " if near else ""
-                raise ValueError(f"--{option}: {name!r} is unknown; {advice}Known are {', '.join(known)}")
+    chosen = {
+        "parts": command_line.chosen("parts", config.parts, PARTS),
+        "cures": command_line.chosen("cures", cures, CURES),
+    }
     if not 0 < config.effort < math.inf:
         raise ValueError(f"--effort must be a positive number; got {config.effort}")
     if not 1 <= config.seeds <= 1000:
         raise ValueError(f"--seeds must be from 1 to 1000; got {config.seeds}")
-    return dataclasses.replace(
-        config,
-        parts=tuple(name for name in PARTS if name in config.parts),
-        cures=tuple(name for name in CURES if name in cures),
-    )
+    return dataclasses.replace(config, **chosen)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import sys
 from collections.abc import Iterator
 from typing import Literal
@@ -27,6 +28,22 @@ class BinarizedDataOptions(DataOptions):
 
     binarization: Literal["dynamic", "threshold", "none"] = "dynamic"
     """Pixels become 0 or 1: drawn anew for each batch, by comparison with 0.5, or not at all."""
+
+
+def chosen(option: str, given: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
+    """The names that an option gave, each once and in the order in which they are known.
+
+    Raises:
+        ValueError: if there are none, or one is unknown.
+    """
+    if not given:
+        raise ValueError(f"--{option} must name at least one of {', '.join(known)}; got none")
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0.4)
+            advice = f"did you mean {near[0]}? " if near else ""
+            raise ValueError(f"--{option}: {name!r} is unknown; {advice}Known are {', '.join(known)}")
+    return tuple(name for name in known if name in given)
 
 
 @contextlib.contextmanager

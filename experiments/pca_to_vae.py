@@ -1,7 +1,6 @@
 """From PCA to the VAE, each beside its exact answer: `python experiments/pca_to_vae.py --help`."""
 
 import dataclasses
-import difflib
 import math
 import sys
 
@@ -52,18 +51,12 @@ def parse(args: list[str]) -> Config:
         ValueError: if an option is out of range or a part is unknown.
     """
     config = tyro.cli(Config, description="From PCA to the VAE: the autoencoder family side by side.", args=args)
-    if not config.parts:
-        raise ValueError(f"--parts must name at least one part of {', '.join(PARTS)}; got none")
-    for name in config.parts:
-        if name not in PARTS:
-            near = difflib.get_close_matches(name, PARTS, 1, 0.4)
-            advice = f"did you mean {near[0]}? " if near else ""
-            raise ValueError(f"--parts: {name!r} is unknown; {advice}Known are {', '.join(PARTS)}")
+    parts = command_line.chosen("parts", config.parts, PARTS)
     if not 0 < config.effort < math.inf:
         raise ValueError(f"--effort must be a positive number; got {config.effort}")
     if not 0 <= config.seed < 2**31:
         raise ValueError(f"--seed must be from 0 to 2^31 - 1; got {config.seed}")
-    return dataclasses.replace(config, parts=tuple(name for name in PARTS if name in config.parts))
+    return dataclasses.replace(config, parts=parts)
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import math
 import pathlib
-import signal
 import time
 from typing import Any, NamedTuple
 
@@ -79,10 +78,7 @@ def run(config: train.Config) -> int:
         config, folder, states, metrics, fit, keys, train_images, measure, held_out["validation"], NoViewer()
     )
     if stopped_by is not None:
-        name = signal.Signals(stopped_by).name
-        print(f"\nstopped by {name} at step {int(states.step):,}; checkpoint in {folder}/checkpoints")
-        print(f"go on with: python experiments/train.py {training_run.resume_options(config, folder)}")
-        return 128 + stopped_by
+        return training_run.stopped(config, folder, states, stopped_by)
 
     results = evaluated(config, vae, states, members, held_out["test"])
     seconds = metrics[-1]["seconds"]
@@ -115,7 +111,8 @@ def chosen_group_size(config: train.Config, params: Any, number: int) -> int:
     multiplications = 3 * size * config.batch_size * config.num_samples
     if jax.default_backend() == "cpu" and (multiplications > LARGE_STEP or config.model == "conv"):
         return 1
-    work = 4 * 4 * size + 4 * 10 * config.batch_size * config.num_samples * sum((784, *config.hidden_sizes))
+    units = max(max(leaf.shape, default=0) for leaf in jax.tree.leaves(params)) + sum(config.hidden_sizes)
+    work = 4 * 4 * size + 4 * 10 * config.batch_size * config.num_samples * units
     return max(1, min(number, MEMORY // work))
 
 

@@ -114,6 +114,12 @@ HIDDEN_SIZES = {"mlp": (200, 200), "conv": (32, 64, 256), "linear": ()}
 # Options that only one objective looks at.
 OWNED = {"renyi": ("alpha",), "free_bits": ("free_bits",), "info_vae": ("mmd_weight",), "optimal_std": ()}
 
+# Options of gradients, which exact EM does without.
+EXACT_EM_IGNORES = (
+    *("objective", "estimator", "baseline", "kl", "num_samples", "beta", "kl_warmup_steps", "kl_cycle_steps"),
+    *("learning_rate", "learning_rate_schedule", "optimizer"),
+)
+
 # What an option says about where things are and not about the numbers that come out.
 NOT_COMPARED = (
     "group_size",
@@ -207,6 +213,16 @@ def parse(args: list[str]) -> Config:
             if config.objective != owner and getattr(config, name) != getattr(Config, name):
                 flag = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{flag} belongs to --objective {owner}; got {config.objective}")
+    for holds, words, names in (
+        (config.objective == "renyi", "--objective renyi", ("beta", "kl_warmup_steps", "kl_cycle_steps", "kl")),
+        (config.objective in ("free_bits", "info_vae"), f"--objective {config.objective}", ("kl",)),
+        (config.objective == "optimal_std", "--objective optimal_std", ("kl", "estimator", "baseline")),
+        (is_exact_em(config), "the exact EM of a linear model", EXACT_EM_IGNORES),
+    ):
+        for name in names if holds else ():
+            if getattr(config, name) != getattr(Config, name):
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{flag} has no effect on {words}: leave it out")
     if config.objective in OWNED and config.estimator == "sticking_the_landing" and config.objective != "renyi":
         raise ValueError(f"--estimator sticking_the_landing needs a sampled KL; {config.objective} has none")
     if config.objective == "optimal_std" and config.likelihood != "gaussian_shared_std":
@@ -252,6 +268,11 @@ def parse(args: list[str]) -> Config:
             f"32 64 256; got {given}"
         )
     return config
+
+
+def is_exact_em(config: Config) -> bool:
+    """Whether each step is a round of EM in closed form."""
+    return config.inference == "em" and config.model == "linear" and config.likelihood == "gaussian_shared_std"
 
 
 def is_population(config: Config) -> bool:

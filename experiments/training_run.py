@@ -59,10 +59,7 @@ def run(config: train.Config) -> int:
         config, folder, state, metrics, fit, run_key, train_images, measure, held_out["validation"], viewer
     )
     if stopped_by is not None:
-        name = signal.Signals(stopped_by).name
-        print(f"\nstopped by {name} at step {int(state.step):,}; checkpoint in {folder}/checkpoints")
-        print(f"go on with: python experiments/train.py {resume_options(config, folder)}")
-        return 128 + stopped_by
+        return stopped(config, folder, state, stopped_by)
 
     result, measured = measure.evaluate(state.params, held_out["test"])
     seconds = metrics[-1]["seconds"]
@@ -82,6 +79,14 @@ def run(config: train.Config) -> int:
     drawn = plots.draw(folder)
     print(in_words(result, measured, config, folder, drawn))
     return 0
+
+
+def stopped(config: train.Config, folder: pathlib.Path, state: training.TrainState, number: int) -> int:
+    """Say by which signal, and how to go on. Returns the exit code."""
+    name = signal.Signals(number).name
+    print(f"\nstopped by {name} at step {int(state.step):,}; checkpoint in {folder}/checkpoints")
+    print(f"go on with: python experiments/train.py {resume_options(config, folder)}")
+    return 128 + number
 
 
 def binarized_once(config: train.Config, images: dict[str, data.Dataset], vae, params) -> dict[str, np.ndarray]:

@@ -568,6 +568,15 @@ REFUSED = {
         ["2,100 examples", "digits has 1,285", "fewer --max-encoder-steps"],
     ),
     "encoder steps of usual training": (("--max-encoder-steps", "3"), ["belongs to --inference aggressive"]),
+    "a weight of Renyi's": (("--objective", "renyi", "--beta", "2"), ["--beta has no effect on --objective renyi"]),
+    "a form of free bits": (
+        ("--objective", "free_bits", "--kl", "sampled"),
+        ["--kl has no effect on --objective free_bits"],
+    ),
+    "gradients of EM": (
+        *(("--inference", "em", "--model", "linear", "--likelihood", "gaussian_shared_std", "--learning-rate", "1"),),
+        ["--learning-rate has no effect on the exact EM of a linear model: leave it out"],
+    ),
     "a point to infer": (("--objective", "reconstruction", "--inference", "em"), ["no q to infer"]),
     "negative noise": (
         ("--objective", "reconstruction", "--corruption", "gaussian", "--corruption-level", "-1"),

@@ -277,7 +277,7 @@ def test_an_interrupted_run_goes_on_where_it_was(cli, tmp_path, monkeypatch, cap
 
 REFUSED = {
     "unknown part": (("--parts", "pca", "linear_vea"), ["'linear_vea'", "did you mean linear_vae?", "bottleneck"]),
-    "no parts": (("--parts",), ["--parts must name at least one part of pca, linear", "got none"]),
+    "no parts": (("--parts",), ["--parts must name at least one of pca, linear", "got none"]),
     "no effort": (("--effort", "0"), ["--effort must be a positive number; got 0"]),
     "negative effort": (("--effort", "-1"), ["--effort must be a positive number; got -1"]),
     "endless effort": (("--effort", "inf"), ["--effort must be a positive number; got inf"]),
