@@ -99,7 +99,7 @@ def build_step(
             held_out["validation"][:500],
             batch_size=config.batch_size,
             max_encoder_steps=config.max_encoder_steps,
-            window=min(10, max(1, config.max_encoder_steps // 2)),
+            window=max(1, config.max_encoder_steps // 4),
             check_every=max(1, config.num_steps // 20),
             patience=5,
             prepare=prepare,

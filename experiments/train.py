@@ -64,7 +64,7 @@ class Config(command_line.BinarizedDataOptions):
     """How encoder and decoder take turns: together; the encoder to convergence before each step of the decoder, while
     that raises the mutual information; or EM, exact for a linear model with one learned std, else one gradient step of
     the encoder and then one of the decoder."""
-    max_encoder_steps: int = 20
+    max_encoder_steps: int = 10
     """Of --inference aggressive, for each step of the decoder."""
     kl: Literal["analytic", "sampled", "entropy"] = "analytic"
     """Form of the ELBO. The importance-weighted bound always samples it."""

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ import pytest
 from reference import in_float64, linear_elbo
 from scipy import special
 
-from vaejax import distributions, estimators, models, objectives, training
+from vaejax import distributions, estimators, models, monte_carlo, objectives, training
 
 
 @pytest.fixture
@@ -121,11 +123,11 @@ def test_the_best_std_has_a_floor_and_needs_a_gaussian():
     value, _ = objectives.make_optimal_std_elbo(vae, min_std=0.1)(params, jax.random.key(1), x)
     kl = distributions.kl_divergence(vae.encode(params, x), vae.prior(params)).mean()
     np.testing.assert_allclose(value, -2 * np.log(2 * np.pi * 0.01) - kl, rtol=1e-4)
-    coins = models.mlp_vae((4,), 2, (3,))
-    with pytest.raises(ValueError, match="best std is that of a Gaussian likelihood; came Bernoulli"):
-        objectives.make_optimal_std_elbo(coins)(coins.init(jax.random.key(0)), jax.random.key(1), x)
-    with pytest.raises(ValueError, match=r"one learned std.*came one with"):
-        objectives.with_optimal_std(coins, coins.init(jax.random.key(0)), jax.random.key(1), x)
+    for likelihood in ("bernoulli", "gaussian"):
+        other = models.mlp_vae((4,), 2, (3,), likelihood=likelihood)
+        for call in (objectives.make_optimal_std_elbo(other), functools.partial(objectives.with_optimal_std, other)):
+            with pytest.raises(ValueError, match=r"'gaussian_shared_std'; came one whose head has no parameters"):
+                call(other.init(jax.random.key(0)), jax.random.key(1), x)
     with pytest.raises(ValueError, match="min_std must be a positive number"):
         objectives.make_optimal_std_elbo(vae, min_std=0.0)
 
@@ -223,3 +225,20 @@ def test_renyi_refuses_no_number(problem, no_type_hook):
     for alpha in (float("nan"), "half"):
         with pytest.raises(ValueError, match="alpha must be a number"):
             objectives.make_renyi(vae, alpha)
+
+
+@pytest.mark.parametrize("distance", [1e-3, 1e-5, 1e-7, -1e-6])
+def test_renyi_bounds_near_the_elbo_keep_their_digits(distance):
+    """In float32, where the log of a power mean of exponent 1e-7 has none left."""
+    log_w = 30 * jax.random.normal(jax.random.key(0), (50, 7))
+    reduce = monte_carlo.renyi_reduction(1 - distance)
+    exact = np.asarray(log_w, np.float64)
+
+    def power_mean(log_w):
+        return (special.logsumexp(distance * log_w, axis=0) - np.log(len(log_w))) / distance
+
+    others = [np.delete(exact, k, axis=0) for k in range(50)]
+    np.testing.assert_allclose(reduce.bound(log_w), power_mean(exact), atol=1e-4)
+    np.testing.assert_allclose(reduce.leave_one_out(log_w), [power_mean(each) for each in others], atol=1e-4)
+    slope = jax.grad(lambda log_w: reduce.bound(log_w).sum())(log_w)
+    np.testing.assert_allclose(slope, special.softmax(distance * exact, axis=0), atol=1e-7)

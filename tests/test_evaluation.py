@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vaejax import evaluation, models
+from vaejax import evaluation, models, sequences
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,22 @@ def test_a_report_in_numbers_and_in_words(problem):
     assert "K = 50" in words
     doubtful = report._replace(num_trusted=48)
     assert "in 12 of 60 a few weights decide all" in evaluation.in_words(doubtful)
+
+
+def test_a_report_of_sequences_and_of_examples_all_alike(problem):
+    vae, params, x = problem
+    alike = evaluation.report(vae, params, jax.random.key(2), jnp.ones_like(x), num_samples=50)
+    assert "variance, as a share" not in evaluation.in_words(alike)
+    with pytest.raises(ValueError, match=r"one batch axis.*came data of shape \(2, 2\)"):
+        evaluation.report(vae, params, jax.random.key(2), x[0])
+    writer = sequences.lstm_vae(vocabulary_size=5, length=4, latent_dim=2, hidden_size=3)
+    params, tokens = writer.init(jax.random.key(0)), jnp.zeros((6, 4), jnp.int32)
+    report = evaluation.report(writer, params, jax.random.key(2), tokens, num_samples=50)
+    assert report.variance_loss is None
+    assert "data_variance" not in evaluation.numbers(report)
+    assert "log p(x)" in evaluation.in_words(report)
+    with pytest.raises(ValueError, match=r"p\(x\|z\) with a mean.*sequences of tokens"):
+        evaluation.variance_loss(writer, params, jax.random.key(2), tokens)
 
 
 def test_a_report_of_discrete_codes(problem):

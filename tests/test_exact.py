@@ -76,6 +76,16 @@ def test_quadrature_is_the_closed_form(latent_dim, x64):
     assert narrow.error.max() > 0.1
 
 
+def test_peaks_that_hide_between_the_nodes_are_announced(x64, caplog):
+    vae = models.linear_vae(data_dim=4, latent_dim=1)
+    params = in_float64(vae.init(jax.random.key(0)))
+    params["decoder"]["head"]["log_std"] = jnp.array(-6.0)
+    x = jax.random.normal(jax.random.key(1), (20, 4))
+    result = evaluation.quadrature_log_likelihood(vae, params, x, 1001)
+    assert jnp.isinf(result.error).sum() > 10
+    assert "posterior is narrower than the nodes are apart" in caplog.text
+
+
 def test_quadrature_refuses_what_it_cannot_integrate(no_type_hook):
     x, quadrature = jnp.ones((2, 4)), evaluation.quadrature_log_likelihood
     wide, narrow = (models.linear_vae(4, latent_dim) for latent_dim in (3, 1))

@@ -138,7 +138,7 @@ def test_averages_over_examples_and_over_samples():
     np.testing.assert_allclose(mean, [-3.0, np.std([1, 2, 6], ddof=1) / np.sqrt(3), 0.1], rtol=1e-6)
 
 
-def test_numbers_that_are_not_to_be_trusted_are_announced(linear_problem, caplog):
+def test_numbers_that_are_not_to_be_trusted_are_announced(linear_problem, caplog, no_type_hook):
     vae, params, x = linear_problem
     good = with_exact_posterior(params)
     evaluation.log_likelihood(vae, good, jax.random.key(2), x, num_samples=100)
@@ -157,10 +157,12 @@ def test_numbers_that_are_not_to_be_trusted_are_announced(linear_problem, caplog
     # Under `jit` nothing can be said; the numbers are there to be looked at.
     caplog.clear()
     jax.jit(lambda x: evaluation.log_likelihood(vae, bad, jax.random.key(2), x, num_samples=100))(x)
-    # A bound of few samples is a bound of few samples.
+    assert not caplog.records
     few = evaluation.log_likelihood(vae, bad, jax.random.key(2), x, num_samples=10)
     assert jnp.isnan(few.pareto_index).all()
-    assert not caplog.records
+    assert "10 samples of each example are too few for the Pareto index, which needs 25" in caplog.text
+    with pytest.raises(ValueError, match="must be a list of numbers of samples; got 10: use log_likelihood"):
+        evaluation.log_likelihood_sweep(vae, bad, jax.random.key(2), x, 10)
 
 
 def test_weights_that_are_all_but_equal_are_trusted_whatever_their_tail():

@@ -109,6 +109,8 @@ def test_batches_are_prepared_one_by_one(problem):
         ({"batch_size": 0}, "batch_size must be an integer of at least 1; got 0"),
         ({"window": 0}, "window must be an integer of at least 1; got 0"),
         ({"validation": jnp.ones((1, 3))}, "at least two validation examples.*came 1"),
+        ({"validation": jnp.ones((9, 4))}, r"expected data of shape \(\*batch, 3\).*came \(9, 4\)"),
+        ({"validation": jnp.ones(3)}, "expected examples on one batch axis"),
     ],
 )
 def test_bad_options_are_refused(problem, options, words):

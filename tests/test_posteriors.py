@@ -170,6 +170,12 @@ def test_bad_input_is_refused(linear_problem, no_type_hook):
         fit(vae, params, jax.random.key(2), x, num_steps=0)
     with pytest.raises(ValueError, match="learning_rate must be a positive number; got -1"):
         fit(vae, params, jax.random.key(2), x, learning_rate=-1)
+    with pytest.raises(ValueError, match="learning_rate must be a positive number; got 0"):
+        inference.fit_shared_posterior(vae, params, jax.random.key(2), x, learning_rate=0)
+    with pytest.raises(ValueError, match=r"one batch axis.*came data of shape \(4,\).*x\[None\]"):
+        inference.sample_posterior(vae, params, jax.random.key(2), x[0])
+    with pytest.raises(ValueError, match=r"num_samples must be at least 4.*got 3"):
+        inference.sample_posterior(vae, params, jax.random.key(2), x, num_samples=3)
     with pytest.raises(ValueError, match=r"expected a normal start.*came Laplace"):
         fit(vae, params, jax.random.key(2), x, start=dist.Laplace(jnp.zeros(2), jnp.ones(2)).to_event(1))
     with pytest.raises(ValueError, match=r"start of batch shape \(10,\) or \(\).*came \(3,\) and \(2,\)"):

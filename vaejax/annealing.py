@@ -140,6 +140,7 @@ def annealed_log_likelihood(
     """
     _check(vae, params, num_chains, num_temperatures, num_leapfrog, step_size, batch_size)
     models.check_data(vae, params, x)
+    distributions.check_has_density(jax.eval_shape(vae.encode, params, x))  # an autoencoder's prior models no code
     path = _Path(vae, initial, num_chains, num_temperatures, num_leapfrog)
     estimate, error, ess, acceptance = _forward(path, batch_size, params, key, jnp.asarray(x), step_size)
     result = AnnealedLogLikelihood(estimate, error, ess, acceptance, num_chains, num_temperatures)

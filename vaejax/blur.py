@@ -60,8 +60,8 @@ def variance_loss(
         batch_size: examples at once.
 
     Raises:
-        ValueError: if there are fewer than two examples, batch_size is not a positive integer, or x is refused by
-            `models.check_data`.
+        ValueError: if there are fewer than two examples, batch_size is not a positive integer, p(x|z) has no mean, or x
+            is refused by `models.check_data`.
 
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> loss = variance_loss(vae, vae.init(jax.random.key(0)), jax.random.key(1), jnp.eye(3))
@@ -70,13 +70,29 @@ def variance_loss(
     """
     monte_carlo.check_count("batch_size", batch_size)
     models.check_data(vae, params, x)
-    x = jnp.asarray(x)
+    x = models.with_batch_axis(vae, params, x)
+    if not has_mean(vae, params):
+        raise ValueError("expected a p(x|z) with a mean and a variance; came one without, as of sequences of tokens")
     if len(x) < 2:
         raise ValueError(f"expected at least two examples, for a variance over them; came {len(x)}")
     reconstructions, samples, noise = reconstructions_and_samples(vae, batch_size, params, key, x)
     per_number = jnp.stack([images.var(axis=0) for images in (x, reconstructions, samples)])
     totals = per_number.reshape(3, -1).sum(axis=1)
     return VarianceLoss(*totals, noise=noise.mean(axis=0).sum(), per_number=per_number)
+
+
+def has_mean(vae: VAE, params: Params) -> bool:
+    """Whether p(x|z) has a mean and a variance, as images have and sequences of tokens have not."""
+
+    def moments(params):
+        p = vae.decode(params, jnp.zeros(vae.prior(params).event_shape))
+        return p.mean, p.variance
+
+    try:
+        jax.eval_shape(moments, params)
+    except NotImplementedError:  # numpyro's, of a distribution that defines none
+        return False
+    return True
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -320,12 +320,16 @@ def check_weight(name: str, weight: Weight) -> None:
         ValueError: with the step and the weight there.
     """
     if not callable(weight):
-        if not isinstance(weight, Tracer) and not weight >= 0:
+        if isinstance(weight, str) or jnp.ndim(weight) or not (isinstance(weight, Tracer) or weight >= 0):
             raise ValueError(f"{name} must be a number of at least 0 or a function of the step; got {weight!r}")
         return
     for step in (0, *(10**power for power in range(8))):
         value = jnp.asarray(weight(jnp.asarray(step)))
-        if not isinstance(value, Tracer) and not (value >= 0).all():
+        if value.shape:
+            raise ValueError(
+                f"expected a schedule of single numbers; {name} at step {step:,} is of shape {value.shape}"
+            )
+        if not isinstance(value, Tracer) and not value >= 0:
             raise ValueError(
                 f"expected a schedule of weights of at least 0; {name} is {float(value):.4g} at step {step:,}: bound "
                 "it from below, for instance by lambda step: jnp.maximum(schedule(step), 0)"

@@ -1,5 +1,6 @@
 """The true posterior p(z|x) by Markov chains, beside which q can be held."""
 
+import logging
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,8 @@ from numpyro.infer import MCMC, NUTS
 from vaejax import distributions, models, monte_carlo, posteriors
 from vaejax.distributions import Params
 from vaejax.models import VAE
+
+_LOG = logging.getLogger(__name__)
 
 
 class PosteriorSample(NamedTuple):
@@ -45,6 +48,8 @@ def sample_posterior(
 ) -> PosteriorSample:
     """The posterior itself, by numpyro's No-U-Turn sampler: asymptotically exact, and thousands of times dearer than q.
 
+    Where split R-hat is above 1.05, a warning is logged.
+
     Args:
         vae: the model, with a continuous code.
         params: its parameters.
@@ -58,14 +63,16 @@ def sample_posterior(
             `vae.prior(params)` they start far apart, and tell by a large R-hat that they stay in different modes.
 
     Raises:
-        ValueError: if a number is not a positive integer, the code is discrete, `start` is of another shape, or x is
-            refused by `models.check_data`.
+        ValueError: if a number is not a positive integer, num_samples is below 4, the code is discrete, `start` is of
+            another shape, or x has no batch axis or is refused by `models.check_data`.
 
     Source: Hoffman & Gelman 2014, "The No-U-Turn sampler".
     """
     counts = {"num_chains": num_chains, "num_warmup": num_warmup, "num_samples": num_samples}
     for name, number in counts.items():
         monte_carlo.check_count(name, number)
+    if num_samples < 4:
+        raise ValueError(f"num_samples must be at least 4, for R-hat compares halves of chains; got {num_samples}")
     models.check_data(vae, params, x)
     posteriors.check_continuous(vae, params)
     event_shape = vae.prior(params).event_shape
@@ -96,7 +103,7 @@ def sample_posterior(
             jit_model_args=True,
         )
         drawn = []
-        x = jnp.asarray(x)
+        x = models.with_batch_axis(vae, params, x)
         for example_key, example in zip(jax.random.split(key, len(x)), x, strict=True):
             start_key, run_key = jax.random.split(example_key)
             codes = first(params, jax.random.split(start_key, num_chains), example)
@@ -104,4 +111,12 @@ def sample_posterior(
             drawn.append(np.asarray(chains.get_samples(group_by_chain=True)["z"]))
     z = np.stack(drawn)
     r_hat = np.stack([split_gelman_rubin(each) for each in z])
+    if (apart := (r_hat > 1.05).any(axis=1)).any():
+        _LOG.warning(
+            "the chains of %d of %d examples have not met (split R-hat up to %.2f): their mean and std are not the "
+            "posterior's. Take more samples or a longer warm-up; where modes lie apart, more chains",
+            int(apart.sum()),
+            len(apart),
+            float(r_hat.max()),
+        )
     return PosteriorSample(*(jnp.asarray(array) for array in (z, z.mean(axis=(1, 2)), z.std(axis=(1, 2)), r_hat)))

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from vaejax import distributions, estimators, models, monte_carlo, two_sample
@@ -21,7 +22,7 @@ from vaejax.monte_carlo import EstimateFunction, Estimator
 
 def make_free_bits(
     vae: VAE,
-    free_bits: float,
+    free_bits: float | Array,
     estimator: Estimator | EstimateFunction | None = None,
     num_samples: int = 1,
     *,
@@ -56,7 +57,7 @@ def make_free_bits(
 
     Source: Kingma et al. 2016, "Improved variational inference with inverse autoregressive flow", appendix C.8.
     """
-    if not 0 <= free_bits < math.inf:
+    if not isinstance(free_bits, Tracer) and not 0 <= free_bits < math.inf:
         raise ValueError(f"free_bits must be a number of nats of at least 0; got {free_bits!r}")
     if per not in ("unit", "code"):
         raise ValueError(f"per must be 'unit' or 'code'; got {per!r}")
@@ -77,7 +78,7 @@ def make_info_vae(
     num_samples: int = 1,
     *,
     beta: Weight = 0.0,
-    bandwidth: float | None = None,
+    bandwidth: float | Array | None = None,
     chunk_size: int | None = None,
 ) -> Objective:
     """ELBO with a KL of weight beta, and a maximum mean discrepancy that draws the aggregate posterior to the prior.
@@ -107,7 +108,7 @@ def make_info_vae(
     Source: Zhao, Song & Ermon 2019, "InfoVAE: balancing learning and inference in variational autoencoders".
     """
     check_weight("mmd_weight", mmd_weight)
-    if bandwidth is not None and not 0 < bandwidth < math.inf:
+    if bandwidth is not None and not isinstance(bandwidth, Tracer) and not 0 < bandwidth < math.inf:
         raise ValueError(f"bandwidth must be a positive number; got {bandwidth!r}")
 
     def discrepancy(params: Params, key: Key[Array, ""], q: dist.Distribution, prior: dist.Distribution):
@@ -154,7 +155,7 @@ def make_optimal_std_elbo(
         An objective.
 
     Raises:
-        ValueError: if min_std is not positive; when called, if the likelihood is not normal; and as
+        ValueError: if min_std is not positive; when called, if the likelihood is another; and as
             `objectives.make_elbo`.
 
     Source: Rybkin, Daniilidis & Levine 2021, "Simple and effective VAE training with calibrated decoders".
@@ -203,13 +204,9 @@ def with_optimal_std(
     Raises:
         ValueError: if the decoder has no shared std, or x is refused by `models.check_data`.
     """
-    head = params["decoder"]["head"]
-    if set(head) != {"log_std"} or head["log_std"].shape != ():
-        raise ValueError(
-            f"expected a decoder with one learned std, likelihood='gaussian_shared_std'; came one with {sorted(head)}"
-        )
     models.check_data(vae, params, x)
     squares, _, _, size = _squared_residuals(vae, params, key, x, num_samples, chunk_size)
+    head = params["decoder"]["head"]
     log_std = jnp.clip(0.5 * jnp.log(squares.mean() / size), -0.999 * LOG_STD_BOUND, 0.999 * LOG_STD_BOUND)
     raw = LOG_STD_BOUND * jnp.arctanh(log_std / LOG_STD_BOUND)
     return {**params, "decoder": {**params["decoder"], "head": {"log_std": raw.astype(head["log_std"].dtype)}}}
@@ -219,6 +216,12 @@ def _squared_residuals(
     vae: VAE, params: Params, key: Key[Array, ""], x: ArrayLike, num_samples: int, chunk_size: int | None
 ) -> tuple[Float[Array, "K *batch"], Float[Array, "K *batch"], Float[Array, " *batch"], int]:
     """|x - E[x|z]|^2 and log p(z) - log q(z) of K reparameterized samples, the KL, and the numbers in an example."""
+    head = params["decoder"]["head"]
+    if set(head) != {"log_std"} or head["log_std"].shape != ():
+        raise ValueError(
+            "the best std is one for all numbers: expected a decoder that has it, likelihood='gaussian_shared_std'; "
+            f"came one whose head has {sorted(head) or 'no parameters'}"
+        )
     q, prior = vae.encode(params, x), vae.prior(params)
     x = jnp.asarray(x)
     if not q.has_rsample:
@@ -229,13 +232,7 @@ def _squared_residuals(
 
     def sample_term(key):
         z = q.rsample(key)
-        p = vae.decode(params, z)
-        if not isinstance(distributions.without_wrappers(p), dist.Normal):
-            raise ValueError(
-                f"the best std is that of a Gaussian likelihood; came {distributions.name_of(p)}: choose "
-                "likelihood='gaussian_shared_std'"
-            )
-        squares = ((x - p.mean) ** 2).reshape(*q.batch_shape, -1).sum(axis=-1)
+        squares = ((x - vae.decode(params, z).mean) ** 2).reshape(*q.batch_shape, -1).sum(axis=-1)
         return squares, distributions.log_prob(prior, z) - distributions.log_prob(q, z)
 
     squares, rest = monte_carlo.over_samples(sample_term, key, num_samples, chunk_size)

@@ -22,7 +22,14 @@ from vaejax.annealing import (
     encoder_density,
     prior_density,
 )
-from vaejax.blur import PowerSpectrum, VarianceLoss, power_spectrum, reconstructions_and_samples, variance_loss
+from vaejax.blur import (
+    PowerSpectrum,
+    VarianceLoss,
+    has_mean,
+    power_spectrum,
+    reconstructions_and_samples,
+    variance_loss,
+)
 from vaejax.distributions import Params
 from vaejax.exact import (
     GridPosterior,
@@ -120,7 +127,7 @@ class Report(NamedTuple):
         units: active ones, at the threshold 0.01.
         aggregate: aggregate posterior against prior, and the mutual information; None for a code of categories, which
             has no moments.
-        variance_loss: of data, reconstructions and samples.
+        variance_loss: of data, reconstructions and samples; None for sequences of tokens, which have no mean.
         num_examples: of the data.
     """
 
@@ -132,7 +139,7 @@ class Report(NamedTuple):
     rate_distortion: RateDistortion
     units: ActiveUnits
     aggregate: AggregatePosterior | None
-    variance_loss: VarianceLoss
+    variance_loss: VarianceLoss | None
     num_examples: int
 
 
@@ -165,7 +172,7 @@ def report(
     """
     monte_carlo.check_count("num_samples", num_samples)
     models.check_data(vae, params, x)
-    x = jnp.asarray(x)
+    x = models.with_batch_axis(vae, params, x)
     likelihood_key, elbo_key, rate_key, code_key, image_key = jax.random.split(key, 5)
     likelihoods, elbos = [], []
     for start in range(0, len(x), _PART):
@@ -187,7 +194,7 @@ def report(
         rate_distortion=rate_distortion(vae, params, rate_key, x),
         units=active_units(vae, params, x),
         aggregate=None if categorical else aggregate_posterior(vae, params, code_key, x),
-        variance_loss=variance_loss(vae, params, image_key, x),
+        variance_loss=variance_loss(vae, params, image_key, x) if has_mean(vae, params) else None,
         num_examples=len(x),
     )
 
@@ -216,12 +223,15 @@ def numbers(result: Report) -> dict[str, float]:
         "distortion_standard_error": code.distortion_error,
         "active_units": result.units.num_active,
         "latent_dim": len(code.rate_per_unit),
-        "data_variance": result.variance_loss.data,
-        "reconstruction_variance": result.variance_loss.reconstructions,
-        "sample_variance": result.variance_loss.samples,
-        "noise_variance": result.variance_loss.noise,
         "num_examples": result.num_examples,
     }
+    if result.variance_loss is not None:
+        named |= {
+            "data_variance": result.variance_loss.data,
+            "reconstruction_variance": result.variance_loss.reconstructions,
+            "sample_variance": result.variance_loss.samples,
+            "noise_variance": result.variance_loss.noise,
+        }
     if result.aggregate is not None:
         named |= {
             "mutual_information": result.aggregate.mutual_information,
@@ -246,7 +256,6 @@ def in_words(result: Report) -> str:
     value = numbers(result)
     doubtful = result.num_examples - result.num_trusted
     trusted = f"; in {doubtful:,} of {result.num_examples:,} a few weights decide all" if doubtful else ""
-    variances = [value[f"{what}_variance"] / value["data_variance"] for what in ("reconstruction", "sample", "noise")]
     lines = [
         f"log p(x) {value['log_likelihood']:.2f} +- {value['standard_error']:.2f} nats per example (importance "
         f"sampling, K = {result.num_samples:,}; the standard error is over examples{trusted})",
@@ -260,10 +269,12 @@ def in_words(result: Report) -> str:
             f"the code tells {value['mutual_information']:.2f} nats about which example it is{limit}; aggregate "
             f"posterior {value['aggregate_kl']:.2f} nats from the prior"
         )
-    lines.append(
-        "variance, as a share of the data's: {:.0%} in reconstructions, {:.0%} in samples, {:.0%} in the noise of "
-        "p(x|z)".format(*variances)
-    )
+    if value.get("data_variance"):  # there is none in examples that are all alike
+        shares = (value[f"{what}_variance"] / value["data_variance"] for what in ("reconstruction", "sample", "noise"))
+        lines.append(
+            "variance, as a share of the data's: {:.0%} in reconstructions, {:.0%} in samples, {:.0%} in the noise of "
+            "p(x|z)".format(*shares)
+        )
     return "\n".join(lines)
 
 

@@ -102,7 +102,7 @@ def log_likelihood(
     """Importance-sampled log p(x) = log E_q[p(x, z) / q(z|x)] of each example.
 
     Where the weights say that the number is not to be trusted (`is_trustworthy`), a warning is logged with how many
-    examples that holds for.
+    examples that holds for; and where K is below 25, so that they cannot say.
 
     Args:
         vae: the model.
@@ -184,6 +184,8 @@ def log_likelihood_sweep(
     >>> bool(average(one).estimate < average(hundred).estimate)
     True
     """
+    if isinstance(num_samples, int):
+        raise ValueError(f"num_samples must be a list of numbers of samples; got {num_samples!r}: use log_likelihood")
     sweep = tuple(num_samples)
     if not sweep:
         raise ValueError("num_samples must name at least one number of samples; got none")
@@ -328,14 +330,26 @@ def is_trustworthy(result: LogLikelihood) -> Bool[Array, " *batch"]:
 
 
 def warn_where_not_trustworthy(result: LogLikelihood, proposal: str) -> None:
-    """Log a warning if there are such examples; say nothing of traced numbers, nor of a bound of fewer than 25 samples.
+    """Log a warning if there are such examples, or if K is too small to tell; say nothing of traced numbers.
 
     Args:
         result: of any number of examples.
         proposal: where the samples come from, in words.
     """
     trusted = is_trustworthy(result)
-    if isinstance(trusted, Tracer) or result.num_samples < pareto.SMALLEST_K or trusted.all():
+    if isinstance(trusted, Tracer):
+        return
+    if result.num_samples < pareto.SMALLEST_K:
+        _LOG.warning(
+            "%d samples of each example are too few for the Pareto index, which needs %d and says whether to trust "
+            "log p(x): the number is the importance-weighted bound of K = %d. Take more samples from %s",
+            result.num_samples,
+            pareto.SMALLEST_K,
+            result.num_samples,
+            proposal,
+        )
+        return
+    if trusted.all():
         return
     _LOG.warning(
         "log p(x) of %d of %d examples is not to be trusted: of their %d weights a few decide all (effective sample "

@@ -13,7 +13,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
-from vaejax import em, monte_carlo, representation, training
+from vaejax import em, models, monte_carlo, representation, training
 from vaejax.distributions import Params
 from vaejax.models import VAE
 from vaejax.objectives import Objective
@@ -106,7 +106,8 @@ def make_aggressive_train_step(
             information is at most log n.
         batch_size: examples in a gradient. To `training.fit` goes batch_size * (max_encoder_steps + 1).
         max_encoder_steps: for each step of the decoder.
-        window: encoder steps from one look at convergence to the next.
+        window: encoder steps from one look at convergence to the next. The first two looks have nothing to compare or
+            come too late where max_encoder_steps is at most twice as many: then all steps are always taken.
         check_every: steps from one look at the mutual information to the next.
         patience: looks in a row without a rise, after which the encoder no longer runs ahead.
         prepare: what is done to each batch of `batch_size` first, as in `training.make_train_step`.
@@ -130,7 +131,9 @@ def make_aggressive_train_step(
     }
     for name, number in counts.items():
         monte_carlo.check_count(name, number)
-    validation = jnp.asarray(validation)
+    params = jax.eval_shape(vae.init, jax.random.key(0))
+    jax.eval_shape(vae.encode, params, validation)  # refuses data of another shape or kind
+    validation = models.with_batch_axis(vae, params, validation)
     if len(validation) < 2:
         raise ValueError(f"expected at least two validation examples, for a mutual information; came {len(validation)}")
 

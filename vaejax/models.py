@@ -307,6 +307,22 @@ def check_data(vae: VAE, params: Params, x: ArrayLike) -> None:
     distributions.check_support(vae.decode(params, code), jnp.asarray(x))
 
 
+def with_batch_axis(vae: VAE, params: Params, x: ArrayLike) -> Array:
+    """The data as an array with one batch axis.
+
+    Raises:
+        ValueError: if it has none or more, as a single example has none.
+    """
+    x = jnp.asarray(x)
+    batch_shape = jax.eval_shape(vae.encode, params, x).batch_shape
+    if len(batch_shape) != 1:
+        raise ValueError(
+            f"expected examples on one batch axis, (n, *data_shape); came data of shape {x.shape}, with batch axes "
+            f"{batch_shape}: reshape it, a single example by x[None]"
+        )
+    return x
+
+
 def checked_data(x: ArrayLike, data_shape: tuple[int, ...]) -> Float[Array, "..."]:
     """The data as a JAX array of the shape and kind that a model expects.
 

@@ -244,14 +244,32 @@ def renyi_reduction(alpha: float) -> Reduction:
         return _extreme_reduction(jnp.max if alpha < 0 else jnp.min)
     power, plain = 1 - alpha, log_mean_exp_reduction()
 
+    def near_one(log_w: Float[Array, "K ..."], mean_excess: Callable[[Array], Array], far: Callable[[Array], Array]):
+        """`far(power * log_w) / power`, where the log-weights times the power are small by expm1 and log1p.
+
+        Alpha near 1 would otherwise divide the rounding of a logarithm by a power near 0.
+        """
+        largest = log_w.max(axis=0, keepdims=True)
+        largest = lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0))
+        excess = power * (log_w - largest)
+        small = (jnp.abs(excess) < 0.5).all(axis=0, keepdims=True)
+        little = jnp.log1p(mean_excess(jnp.expm1(jnp.where(small, excess, 0))))
+        return largest + jnp.where(small, little, far(jnp.where(small, 0, excess))) / power
+
+    def bound(log_w: Float[Array, "K ..."]) -> Float[Array, "..."]:
+        return near_one(log_w, lambda e: e.mean(axis=0, keepdims=True), lambda log_w: plain.bound(log_w)[None])[0]
+
+    def leave_one_out(log_w: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
+        return near_one(log_w, mean_reduction().leave_one_out, plain.leave_one_out)
+
     def path_weights(log_w: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
         shares = jax.nn.softmax(power * log_w, axis=0)
         return shares - power * shares * (1 - shares)  # a share has derivative power * share * (1 - share)
 
     return Reduction(
-        bound=lambda log_w: plain.bound(power * log_w) / power,
-        leave_one_out=lambda log_w: plain.leave_one_out(power * log_w) / power,
-        credit=lambda log_w: plain.credit(power * log_w) / power,
+        bound=bound,
+        leave_one_out=leave_one_out,
+        credit=lambda log_w: jnp.broadcast_to(bound(log_w)[None], log_w.shape),
         path_weights=path_weights,
         linear=False,
     )

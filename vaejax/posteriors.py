@@ -102,8 +102,7 @@ def fit_posterior(
     }
     for name, number in counts.items():
         monte_carlo.check_count(name, number)
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate must be a positive number; got {learning_rate!r}")
+    _check_rate(learning_rate)
     models.check_data(vae, params, x)
     x = jnp.asarray(x)
     check_continuous(vae, params)
@@ -156,9 +155,10 @@ def fit_shared_posterior(
     counts = {"num_steps": num_steps, "eval_samples": eval_samples, "batch_size": batch_size}
     for name, number in counts.items():
         monte_carlo.check_count(name, number)
+    _check_rate(learning_rate)
     models.check_data(vae, params, x)
     check_continuous(vae, params)
-    x = jnp.asarray(x)
+    x = models.with_batch_axis(vae, params, x)
     settings = (num_steps, min(batch_size, len(x)), learning_rate, eval_samples)
     mean, log_std, elbo, error = _fit_shared(vae, settings, params, key, x)
     return FittedPosterior(dist.Normal(mean, jnp.exp(log_std)).to_event(1), elbo, error, num_steps)
@@ -297,6 +297,11 @@ def _mean_and_error(terms: Float[Array, " n"]) -> tuple[Array, Array]:
     number = terms.shape[0]
     error = terms.std(ddof=1) / math.sqrt(number) if number > 1 else jnp.full_like(terms[0], math.nan)
     return terms.mean(), error
+
+
+def _check_rate(learning_rate: float) -> None:
+    if not 0 < learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be a positive number; got {learning_rate!r}")
 
 
 def check_continuous(vae: VAE, params: Params) -> None:

@@ -28,7 +28,9 @@ def linear_warmup(num_steps: int, start: float | Array = 0.0, end: float | Array
     return optax.linear_schedule(start, end, num_steps)
 
 
-def cyclical(period: int, start: float | Array = 0.0, end: float | Array = 1.0, rising: float = 0.5) -> Schedule:
+def cyclical(
+    period: int, start: float | Array = 0.0, end: float | Array = 1.0, rising: float | Array = 0.5
+) -> Schedule:
     """Linear warm-up over and over: in each period from `start` to `end` over the part `rising`, then `end`.
 
     Args:
@@ -47,7 +49,7 @@ def cyclical(period: int, start: float | Array = 0.0, end: float | Array = 1.0, 
     """
     monte_carlo.check_count("period", period)
     _check(start=start, end=end)
-    if not 0 < rising <= 1:
+    if not isinstance(rising, Tracer) and not 0 < rising <= 1:
         raise ValueError(f"rising must be above 0 and at most 1, a part of the period; got {rising!r}")
 
     def schedule(step: Array) -> Array:

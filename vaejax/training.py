@@ -13,7 +13,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, ArrayLike, Int, Key
 
-from vaejax import models
+from vaejax import models, monte_carlo
 from vaejax.data import check_finite
 from vaejax.distributions import Params
 from vaejax.objectives import Objective
@@ -238,14 +238,18 @@ def fit_population(
     (4, 10)
     """
     number = len(keys)
-    lengths = {len(leaf) for leaf in jax.tree.leaves((states.params, states.opt_state, hyperparameters))}
+    hyperparameters = jax.tree.map(jnp.asarray, hyperparameters)
+    lengths = {
+        len(leaf) if jnp.ndim(leaf) else 0
+        for leaf in jax.tree.leaves((states.params, states.opt_state, hyperparameters))
+    }
     if lengths != {number}:
         raise ValueError(
             f"expected states and hyperparameters of {number} runs, as there are keys, on the first axis of each "
             f"array; came lengths {sorted(lengths)}: init_population makes such states"
         )
-    if group_size is not None and (isinstance(group_size, bool) or group_size < 1):
-        raise ValueError(f"group_size must be a positive integer; got {group_size!r}")
+    if group_size is not None:
+        monte_carlo.check_count("group_size", group_size)
 
     def one(run: tuple[Any, Any, Any, Any]) -> tuple[TrainState, Any]:
         params, opt_state, key, numbers = run
