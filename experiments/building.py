@@ -16,14 +16,18 @@ def build_model(config: train.Config, data_shape: tuple[int, ...]) -> models.VAE
     categorical = config.posterior == "categorical"
     posterior = distributions.categorical(config.num_categories) if categorical else config.posterior
     sizes = config.hidden_sizes
+    compute_dtype = jnp.bfloat16 if config.precision == "bfloat16" else None
     if config.model == "linear" and config.posterior == "point":
         return autoencoders.linear_autoencoder(data_shape, config.latent_dim, likelihood)
     if config.model == "linear":
         return models.linear_vae(data_shape, config.latent_dim, likelihood)
     if config.model == "mlp":
-        return models.mlp_vae(data_shape, config.latent_dim, sizes, likelihood, config.activation, posterior)
+        return models.mlp_vae(
+            data_shape, config.latent_dim, sizes, likelihood, config.activation, posterior, compute_dtype
+        )
     *channels, size = sizes
-    return models.conv_vae(data_shape, config.latent_dim, channels, size, likelihood, config.activation, posterior)
+    options = (likelihood, config.activation, posterior, compute_dtype)
+    return models.conv_vae(data_shape, config.latent_dim, channels, size, *options)
 
 
 def build_init(vae: models.VAE, estimator: estimators.Estimator, data_shape: tuple[int, ...]):
@@ -58,17 +62,18 @@ def build_objective(
         make = corruptions[config.corruption]
         error = getattr(autoencoders, config.error)
         return autoencoders.make_reconstruction(vae, error, corrupt=make and make(config.corruption_level))
+    samples = {"num_samples": config.num_samples, "chunk_size": config.chunk_size or None}
     if config.objective == "iwae":
-        return objectives.make_iwae(vae, estimator, config.num_samples, beta=beta)
+        return objectives.make_iwae(vae, estimator, beta=beta, **samples)
     if config.objective == "renyi":
-        return objectives.make_renyi(vae, config.alpha, estimator, config.num_samples)
+        return objectives.make_renyi(vae, config.alpha, estimator, **samples)
     if config.objective == "free_bits":
-        return objectives.make_free_bits(vae, config.free_bits, estimator, config.num_samples, beta=beta)
+        return objectives.make_free_bits(vae, config.free_bits, estimator, beta=beta, **samples)
     if config.objective == "info_vae":
-        return objectives.make_info_vae(vae, config.mmd_weight, estimator, config.num_samples, beta=beta)
+        return objectives.make_info_vae(vae, config.mmd_weight, estimator, beta=beta, **samples)
     if config.objective == "optimal_std":
-        return objectives.make_optimal_std_elbo(vae, config.num_samples, beta=beta)
-    return objectives.make_elbo(vae, estimator, config.num_samples, kl=config.kl, beta=beta)
+        return objectives.make_optimal_std_elbo(vae, beta=beta, **samples)
+    return objectives.make_elbo(vae, estimator, kl=config.kl, beta=beta, **samples)
 
 
 def build_step(

@@ -1,6 +1,5 @@
 """Several training runs in one program, over seeds, weights of the KL and learning rates, and what they say."""
 
-import dataclasses
 import itertools
 import math
 import pathlib
@@ -15,10 +14,11 @@ import measures
 import numpy as np
 import population_plots
 import run_folder
+import spreading
 import train
 import training_run
 
-from vaejax import data, evaluation, models, training
+from vaejax import data, devices, evaluation, models, training
 
 MEMORY = 2**30  # bytes that the states and the work of a group may take
 # Multiplications of one step above which a single run keeps two cores busy: vmap then only adds to what is moved.
@@ -49,6 +49,7 @@ class NoViewer:
 def run(config: train.Config) -> int:
     """Train, evaluate and report. Returns the exit code: 0, or 128 + the signal that stopped it."""
     folder = run_folder.choose_folder(config.runs_dir, config.name, config.dataset, config.resume)
+    mesh = spreading.chosen_mesh(config, devices.RUNS, len(members_of(config)))
     images = {split: loading.load(config, split) for split in ("train", "validation", "test")}
     vae = building.build_model(config, images["train"].images.shape[1:])
     print(f"{config.dataset}: {', '.join(f'{len(part.images):,} {split}' for split, part in images.items())} examples")
@@ -63,14 +64,12 @@ def run(config: train.Config) -> int:
     states = training.init_population(init, optimizer, init_keys)
     first = member_of(states.params, 0)
     held_out = training_run.binarized_once(config, images, vae, first)
-    states, metrics = training_run.resumed(config, folder, states)
-    train_images = jnp.asarray(images["train"].images)
+    states, metrics = training_run.resumed(config, folder, spreading.placed(mesh, states))
+    train_images = spreading.placed(mesh, jnp.asarray(images["train"].images))
     group = config.group_size or chosen_group_size(config, first, len(members))
-    fit, compile_seconds = compiled(config, vae, estimator, states, keys, members, train_images, group)
+    fit, compile_seconds = compiled(config, mesh, vae, estimator, states, keys, members, train_images, group)
 
-    folder.mkdir(parents=True, exist_ok=config.resume)
-    run_folder.rewrite_metrics(folder, metrics)
-    run_folder.write_json(folder / "config.json", dataclasses.asdict(config))
+    training_run.begin(config, folder, metrics)
     sides = "side by side" if group >= len(members) else f"{group} at a time" if group > 1 else "one after another"
     print(f"compiled in {compile_seconds:.1f} s; {len(members)} runs {sides}; leaves everything in {folder}")
     measure = measure_of(config, vae, group)
@@ -80,6 +79,9 @@ def run(config: train.Config) -> int:
     if stopped_by is not None:
         return training_run.stopped(config, folder, states, stopped_by)
 
+    if not spreading.is_first():
+        return 0
+    states = spreading.local(states)
     results = evaluated(config, vae, states, members, held_out["test"])
     seconds = metrics[-1]["seconds"]
     totals = {
@@ -116,7 +118,7 @@ def chosen_group_size(config: train.Config, params: Any, number: int) -> int:
     return max(1, min(number, MEMORY // work))
 
 
-def compiled(config, vae: models.VAE, estimator, states, keys, members: list[Member], images, group: int):
+def compiled(config, mesh, vae: models.VAE, estimator, states, keys, members: list[Member], images, group: int):
     """The program that takes the steps of all runs from one report to the next, and the seconds of its compilation."""
     prepare = data.binarization(config.binarization)
     numbers = {name: jnp.array([getattr(member, name) for member in members]) for name in ("beta", "learning_rate")}
@@ -140,7 +142,7 @@ def compiled(config, vae: models.VAE, estimator, states, keys, members: list[Mem
         )
 
     start = time.perf_counter()
-    fit = jax.jit(chunk, donate_argnums=0).lower(states, keys, images, config.num_steps).compile()
+    fit = spreading.compiled(mesh, chunk, states, keys, images, config.num_steps)
     return fit, time.perf_counter() - start
 
 

@@ -70,6 +70,10 @@ class Config(command_line.BinarizedDataOptions):
     """Form of the ELBO. The importance-weighted bound always samples it."""
     num_samples: int = 1
     """K, samples of z for each example in training."""
+    chunk_size: int = 0
+    """How many of them are evaluated at once, which sets the memory; 0: all."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the networks' arithmetic; parameters, gradients and densities are in float32 anyway."""
     beta: tuple[float, ...] = (1.0,)
     """Weight of the KL; of several each is trained."""
     kl_warmup_steps: int = 0
@@ -97,6 +101,11 @@ class Config(command_line.BinarizedDataOptions):
     one program, and their numbers come with a standard error over seeds."""
     group_size: int = 0
     """Of several runs, how many go side by side; 0: as many as pay on this machine and fit into a gigabyte."""
+    devices: int = 1
+    """Over how many devices each batch is spread; of several runs, the runs."""
+    distributed: bool = False
+    """This is one of several processes, each started by the same command, on hosts that JAX finds by itself on Slurm,
+    Kubernetes, Open MPI and TPU pods; elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
     eval_samples: int = 1000
     """K of the test log p(x)."""
     checkpoint_seconds: float = 10.0
@@ -116,13 +125,25 @@ OWNED = {"renyi": ("alpha",), "free_bits": ("free_bits",), "info_vae": ("mmd_wei
 
 # Options of gradients, which exact EM does without.
 EXACT_EM_IGNORES = (
-    *("objective", "estimator", "baseline", "kl", "num_samples", "beta", "kl_warmup_steps", "kl_cycle_steps"),
+    *(
+        "objective",
+        "estimator",
+        "baseline",
+        "kl",
+        "num_samples",
+        "chunk_size",
+        "beta",
+        "kl_warmup_steps",
+        "kl_cycle_steps",
+    ),
     *("learning_rate", "learning_rate_schedule", "optimizer"),
 )
 
 # What an option says about where things are and not about the numbers that come out.
 NOT_COMPARED = (
     "group_size",
+    "devices",
+    "distributed",
     "data_dir",
     "manual_dir",
     "download",
@@ -205,7 +226,19 @@ def parse(args: list[str]) -> Config:
         raise ValueError(f"--baseline leave_one_out needs --num-samples 2 or more; got {config.num_samples}")
     if config.num_categories < 2:
         raise ValueError(f"--num-categories must be at least 2; got {config.num_categories}")
-    for name in ("batch_size", "num_steps", "eval_samples", "latent_dim", "num_samples", "max_encoder_steps"):
+    if config.chunk_size and config.objective == "reconstruction":
+        raise ValueError("--chunk-size does not belong to --objective reconstruction")
+    if config.precision != "float32" and config.model == "linear":
+        raise ValueError(f"--precision belongs to --model mlp or conv; got {config.model}")
+    for name in (
+        "batch_size",
+        "num_steps",
+        "eval_samples",
+        "latent_dim",
+        "num_samples",
+        "max_encoder_steps",
+        "devices",
+    ):
         if getattr(config, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(config, name)}")
     for owner, options in OWNED.items():
@@ -235,6 +268,7 @@ def parse(args: list[str]) -> Config:
         raise ValueError(f"--max-encoder-steps belongs to --inference aggressive; got {config.inference}")
     for name in (
         *("patience", "tolerance", "kl_warmup_steps", "kl_cycle_steps", "checkpoint_seconds", "seed", "group_size"),
+        "chunk_size",
         *("free_bits", "mmd_weight"),
     ):
         if not 0 <= getattr(config, name) < math.inf:
@@ -293,7 +327,14 @@ def main() -> None:
         else:
             print(f"vaejax: {model} on {config.dataset}; starting JAX")
             import training_run as runner
-        sys.exit(runner.run(config))
+        import spreading
+
+        spreading.keep_compiled_programs()
+        if config.distributed:
+            spreading.join_other_processes()
+        with spreading.quiet_unless_first():
+            code = runner.run(config)
+        sys.exit(code)
 
 
 if __name__ == "__main__":

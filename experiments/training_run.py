@@ -18,10 +18,11 @@ import numpy as np
 import plots
 import run_folder
 import snapshots
+import spreading
 import train
 from tqdm import tqdm
 
-from vaejax import autoencoders, checkpoints, data, models, training
+from vaejax import autoencoders, checkpoints, data, devices, models, training
 
 NUM_REPORTS = 100
 SNAPSHOTS_AT = (0, 1, 3, 10, 30)  # reports, of 100; and the last
@@ -30,6 +31,7 @@ SNAPSHOTS_AT = (0, 1, 3, 10, 30)  # reports, of 100; and the last
 def run(config: train.Config) -> int:
     """Train, evaluate, draw and report. Returns the exit code: 0, or 128 + the signal that stopped it."""
     folder = run_folder.choose_folder(config.runs_dir, config.name, config.dataset, config.resume)
+    mesh = spreading.chosen_mesh(config, devices.BATCH, config.batch_size)
     images = {split: loading.load(config, split) for split in ("train", "validation", "test")}
     vae = building.build_model(config, images["train"].images.shape[1:])
     print(f"{config.dataset}: {', '.join(f'{len(part.images):,} {split}' for split, part in images.items())} examples")
@@ -44,15 +46,17 @@ def run(config: train.Config) -> int:
     step, state, batch_size = building.build_step(config, vae, objective, optimizer, params, images["train"], held_out)
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
 
-    state, metrics = resumed(config, folder, state)
-    train_images = jnp.asarray(images["train"].images)
-    fit, compile_seconds = compiled(config, step, state, run_key, train_images, batch_size)
+    state, metrics = resumed(config, folder, spreading.placed(mesh, state))
+    train_images = spreading.placed(mesh, jnp.asarray(images["train"].images))
+    fit, compile_seconds = compiled(config, mesh, step, state, run_key, train_images, batch_size)
 
     # Whatever can be refused has been: only now is anything written.
-    folder.mkdir(parents=True, exist_ok=config.resume)
-    run_folder.rewrite_metrics(folder, metrics)
-    run_folder.write_json(folder / "config.json", dataclasses.asdict(config))
-    print(f"compiled in {compile_seconds:.1f} s; {chunk_size(config):,} steps a report; leaves everything in {folder}")
+    begin(config, folder, metrics)
+    where = "" if mesh is None else f" on {mesh.size} devices"
+    print(
+        f"compiled in {compile_seconds:.1f} s{where}; {chunk_size(config):,} steps a report; leaves everything in "
+        f"{folder}"
+    )
     measure = building.build_measure(config, vae)
     viewer = snapshots.Viewer(vae, held_out["test"], images["test"], folder)
     state, metrics, stopped_by = train_until_done(
@@ -60,7 +64,10 @@ def run(config: train.Config) -> int:
     )
     if stopped_by is not None:
         return stopped(config, folder, state, stopped_by)
+    if not spreading.is_first():
+        return 0
 
+    state = spreading.local(state)
     result, measured = measure.evaluate(state.params, held_out["test"])
     seconds = metrics[-1]["seconds"]
     result |= {
@@ -79,6 +86,15 @@ def run(config: train.Config) -> int:
     drawn = plots.draw(folder)
     print(in_words(result, measured, config, folder, drawn))
     return 0
+
+
+def begin(config: train.Config, folder: pathlib.Path, metrics: list[dict[str, Any]]) -> None:
+    """Make the run's folder, with its options and the metrics of what is resumed."""
+    spreading.meet("every process has chosen the folder")
+    if spreading.is_first():
+        folder.mkdir(parents=True, exist_ok=config.resume)
+        run_folder.rewrite_metrics(folder, metrics)
+        run_folder.write_json(folder / "config.json", dataclasses.asdict(config))
 
 
 def stopped(config: train.Config, folder: pathlib.Path, state: training.TrainState, number: int) -> int:
@@ -195,16 +211,14 @@ def chunk_size(config: train.Config) -> int:
     return min(1000, math.ceil(config.num_steps / NUM_REPORTS))
 
 
-def compiled(config: train.Config, step: training.TrainStep, state: training.TrainState, key, images, batch_size: int):
+def compiled(config: train.Config, mesh, step: training.TrainStep, state, key, images, batch_size: int):
     """The program that takes the steps from one report to the next, and how long it took to compile, in seconds."""
-    fit = jax.jit(
-        lambda state, key, images, stop: training.fit(
-            step, state, key, images, num_steps=chunk_size(config), batch_size=batch_size, stop=stop
-        ),
-        donate_argnums=0,
-    )
+
+    def chunk(state, key, images, stop):
+        return training.fit(step, state, key, images, num_steps=chunk_size(config), batch_size=batch_size, stop=stop)
+
     start = time.perf_counter()
-    fit = fit.lower(state, key, images, config.num_steps).compile()
+    fit = spreading.compiled(mesh, chunk, state, key, images, config.num_steps)
     return fit, time.perf_counter() - start
 
 
@@ -218,21 +232,24 @@ def train_until_done(config, folder, state, metrics, fit, key, images, measure, 
             if converged(config, [row[measure.name] for row in metrics]):
                 break
             before = int(state.step)
-            if before // chunk in SNAPSHOTS_AT:
-                viewer.snapshot(state)
+            if before // chunk in SNAPSHOTS_AT and spreading.is_first():
+                viewer.snapshot(spreading.local(state))
             start = time.perf_counter()
             state, history = jax.block_until_ready(fit(state, key, images, config.num_steps))
             seconds += time.perf_counter() - start
             after = int(state.step)
-            validated = {measure.name: measure.validate(state.params, validation)}
+            validated = {measure.name: measure.validate(spreading.local(state.params), validation)}
             row = report(history, validated, before, after, seconds, config, folder)
-            run_folder.append_metrics(folder, row)
+            if spreading.is_first():
+                run_folder.append_metrics(folder, row)
             metrics.append(row)
             bar.set_postfix_str(f"{measure.progress(row)}, {row['examples_per_second']:,.0f} examples/s")
             bar.update(after - before)
-            if time.perf_counter() - last_checkpoint >= config.checkpoint_seconds:
+            due = time.perf_counter() - last_checkpoint >= config.checkpoint_seconds
+            if spreading.agreed(int(due)):
                 checkpoints.save(folder / "checkpoints", state, config=compared(config))
                 last_checkpoint = time.perf_counter()
+            stop.signal = spreading.agreed(stop.signal)
         checkpoints.save(folder / "checkpoints", state, config=compared(config))
     return state, metrics, stop.signal
 

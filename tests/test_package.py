@@ -28,6 +28,7 @@ FLOORS = (
     "regularizers",
     "autoencoders",
     "baselines",
+    "devices",
     "monte_carlo",
     "expectations",
     "chosen_points",

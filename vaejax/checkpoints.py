@@ -10,7 +10,9 @@ silently different value), the comparison with the run that asks, and a failure 
     <directory>/00000100.old/    step 100 while it is being replaced: valid as long as 00000100 is not there
     <directory>/.tmp-*           left by a save that was killed: ignored, and swept by the next one
 
-One process writes to a directory at a time: `save` sweeps every temporary folder that it finds there.
+One run writes to a directory at a time: `save` sweeps every temporary folder that it finds there. The processes of a
+run on several hosts save together, each a part of the arrays, into one directory that all of them see; the first one
+does the rest.
 """
 
 import contextlib
@@ -26,6 +28,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from vaejax import orbax_io
 
@@ -43,6 +46,8 @@ class _DamagedError(Exception):
 
 def save(directory: str | os.PathLike, state: Any, *, config: Mapping[str, Any], keep: int = 2) -> pathlib.Path:
     """Write the checkpoint of `state.step`, then delete all but the newest `keep`.
+
+    All processes of a run on several hosts call it, with the same state.
 
     The folder gets its name by one rename, after its content has reached the disk: a process killed at any moment
     leaves the last good checkpoint. One of the same step is replaced. For the milliseconds that it takes, whatever the
@@ -71,12 +76,9 @@ def save(directory: str | os.PathLike, state: Any, *, config: Mapping[str, Any],
     step, leaves, config = _step(state), _leaves(state), _as_json(config)
     if keep < 1:
         raise CheckpointError(f"expected to keep 1 checkpoint or more, got keep={keep}: one is needed to resume")
-    if jax.process_count() > 1:
-        raise CheckpointError(
-            f"expected a run of one process, got {jax.process_count()}: save from one that has it all"
-        )
+    together = jax.process_count() > 1
     data = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in leaves.values()]
-    arrays = {f"{i:05d}": np.asarray(leaf) for i, leaf in enumerate(data)}
+    arrays = {f"{i:05d}": leaf if together else np.asarray(leaf) for i, leaf in enumerate(data)}
     manifest = {
         "format": _FORMAT,
         "config": config,
@@ -85,18 +87,26 @@ def save(directory: str | os.PathLike, state: Any, *, config: Mapping[str, Any],
     }
     directory = pathlib.Path(directory).absolute()
     final, aside = directory / f"{step:08d}", directory / f"{step:08d}.old"
-    temporary = directory / f".tmp-{step}-{os.getpid()}"
+    temporary = directory / f".tmp-{step}-{'together' if together else os.getpid()}"
+    first = jax.process_index() == 0
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        _sweep(directory)
-        _write(temporary, arrays, manifest)
-        if final.exists():
-            os.replace(final, aside)  # no folder can be renamed over another: until the next line, .old is read
-        os.replace(temporary, final)
-        _fsync(directory)
-        others = [directory / f"{other:08d}" for other in steps(directory) if other != step]
-        for folder in (aside, *others[: max(0, len(others) - keep + 1)]):
-            _remove(folder)
+        if first:
+            directory.mkdir(parents=True, exist_ok=True)
+            _sweep(directory)
+            temporary.mkdir()
+        _meet(f"folder of step {step}")
+        orbax_io.call("save", temporary / _STATE, {name: array for name, array in arrays.items() if array.size})
+        _meet(f"arrays of step {step}")
+        if first:
+            _seal_up(temporary, manifest)
+            if final.exists():
+                os.replace(final, aside)  # no folder can be renamed over another: until the next line, .old is read
+            os.replace(temporary, final)
+            _fsync(directory)
+            others = [directory / f"{other:08d}" for other in steps(directory) if other != step]
+            for folder in (aside, *others[: max(0, len(others) - keep + 1)]):
+                _remove(folder)
+        _meet(f"checkpoint of step {step}")
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if not isinstance(error, Exception):  # Ctrl-C
@@ -152,13 +162,15 @@ def restore(directory: str | os.PathLike, like: Any, *, config: Mapping[str, Any
         raise CheckpointError(
             f"expected {folder} as it was saved, but {damage}. Nothing was read: {advice}"
         ) from damage
+    data = [jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf for leaf in leaves.values()]
+    wanted = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in zip(leaves, data, strict=True) if leaf.size}
+    index = {path: f"{i:05d}" for i, path in enumerate(manifest["leaves"])}
     try:
-        arrays = orbax_io.call("load", folder / _STATE)
+        arrays = orbax_io.call("load", folder / _STATE, {index[path]: array for path, array in wanted.items()})
     except Exception as error:
         raise CheckpointError(
             f"{folder} is as it was saved, but Orbax cannot read it: {_reason(error)}. Use the version that wrote it"
         ) from error
-    index = {path: f"{i:05d}" for i, path in enumerate(manifest["leaves"])}
     impls = manifest["key_impls"]
     values = [_place(path, arrays.get(index[path]), leaf, impls.get(path)) for path, leaf in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(like), values)
@@ -280,9 +292,13 @@ def _choose(directory: pathlib.Path, step: int | None) -> pathlib.Path:
     return folder
 
 
-def _write(folder: pathlib.Path, arrays: dict[str, np.ndarray], manifest: dict) -> None:
-    folder.mkdir()
-    orbax_io.call("save", folder / _STATE, {name: array for name, array in arrays.items() if array.size})
+def _meet(where: str) -> None:
+    """Wait for the other processes of the run."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
+
+
+def _seal_up(folder: pathlib.Path, manifest: dict) -> None:
     (folder / _MANIFEST).write_text(json.dumps({**manifest, "files": _digests(folder)}, indent=1))
     (folder / _SEAL).write_text(_seal(folder))
     for path in (*folder.rglob("*"), folder):

@@ -43,6 +43,7 @@ def make_vae(
     latent_dim: int,
     likelihood: str | Head = "bernoulli",
     posterior: str | Head = "gaussian",
+    compute_dtype: Any = None,
 ) -> VAE:
     """A VAE from any encoder and decoder network.
 
@@ -65,6 +66,8 @@ def make_vae(
         posterior: of q(z|x): a name of `distributions.POSTERIORS` ("gaussian" with diagonal covariance, "bernoulli",
             "categorical", "point" for an autoencoder) or a `distributions.Head`, such as
             `distributions.categorical(num_categories=4)`.
+        compute_dtype: of the networks' arithmetic, such as `jnp.bfloat16`; by default that of parameters and data.
+            Parameters, gradients and densities stay in float32.
 
     Returns:
         The model. Its `init` is jitted; its other functions are plain, for the caller to jit.
@@ -84,6 +87,8 @@ def make_vae(
     posterior = distributions.posterior_head(posterior)
     input_shape = (latent_dim * (posterior.num_categories or 1),)
     decoder = networks.as_network(decoder, input_shape)
+    if compute_dtype is not None:
+        encoder, decoder = (networks.in_dtype(network, compute_dtype) for network in (encoder, decoder))
     likelihood = distributions.likelihood_head(likelihood)
 
     @jax.jit
@@ -125,6 +130,7 @@ def mlp_vae(
     likelihood: str | Head = "bernoulli",
     activation: str | networks.Activation = "tanh",
     posterior: str | Head = "gaussian",
+    compute_dtype: Any = None,
 ) -> VAE:
     """A VAE with multilayer perceptrons for encoder and decoder (Kingma & Welling 2014, appendix C).
 
@@ -135,6 +141,7 @@ def mlp_vae(
         likelihood: as in `make_vae`.
         activation: a name of `networks.ACTIVATIONS` or a function.
         posterior: as in `make_vae`.
+        compute_dtype: as in `make_vae`.
 
     Raises:
         ValueError: as `make_vae`.
@@ -156,6 +163,7 @@ def mlp_vae(
         latent_dim=latent_dim,
         likelihood=head,
         posterior=posterior,
+        compute_dtype=compute_dtype,
     )
 
 
@@ -167,6 +175,7 @@ def conv_vae(
     likelihood: str | Head = "bernoulli",
     activation: str | networks.Activation = "relu",
     posterior: str | Head = "gaussian",
+    compute_dtype: Any = None,
 ) -> VAE:
     """A VAE with strided convolutions in the encoder and their mirror image in the decoder.
 
@@ -178,6 +187,7 @@ def conv_vae(
         likelihood: as in `make_vae`.
         activation: a name of `networks.ACTIVATIONS` or a function.
         posterior: as in `make_vae`.
+        compute_dtype: as in `make_vae`.
 
     Raises:
         ValueError: if data_shape has not two or three axes; and as `make_vae`.
@@ -204,6 +214,7 @@ def conv_vae(
         latent_dim=latent_dim,
         likelihood=head,
         posterior=posterior,
+        compute_dtype=compute_dtype,
     )
 
 

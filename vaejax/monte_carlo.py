@@ -10,6 +10,7 @@ import numpyro.distributions as dist
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Key
 
+from vaejax import devices
 from vaejax.baselines import Baseline
 from vaejax.distributions import Params
 
@@ -163,21 +164,26 @@ def over_indices(term: Callable[[Array], Any], num: int, chunk_size: int | None 
     The backward pass of a chunk evaluates it anew, so that nothing of it is kept.
     """
     if chunk_size is None or chunk_size >= num:
-        return jax.vmap(term)(jnp.arange(num))
+        return jax.vmap(term)(devices.spread(devices.SAMPLES, jnp.arange(num)))
     return lax.map(jax.checkpoint(term), jnp.arange(num), batch_size=chunk_size)
 
 
-def over_examples(function: Callable[[Any], Any], examples: Any, batch_size: int) -> Any:
-    """`function` of each example, at most `batch_size` of them at once.
+def over_examples(function: Callable[[Any], Any], examples: Any, batch_size: int, axis: str = devices.BATCH) -> Any:
+    """`function` of each example, at most `batch_size` of them at once, on each device of a mesh that has the axis.
 
     `lax.map` would compile a second program for the last, smaller batch: here the batches are of one size, filled up
     with the first examples over again.
     """
     num_examples = len(jax.tree.leaves(examples)[0])
-    num_batches = -(-num_examples // batch_size)
-    batch_size = -(-num_examples // num_batches)
+    num_devices = devices.size(axis)
+    num_batches = -(-num_examples // (batch_size * num_devices))
+    batch_size = num_devices * -(-num_examples // (num_batches * num_devices))
     rows = (jnp.arange(num_batches * batch_size) % num_examples).reshape(num_batches, batch_size)
-    result = lax.map(jax.vmap(function), jax.tree.map(lambda array: array[rows], examples))
+
+    def one_batch(batch: Any) -> Any:
+        return jax.vmap(function)(devices.spread(axis, batch))
+
+    result = lax.map(one_batch, jax.tree.map(lambda array: array[rows], examples))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_examples], result)
 
 

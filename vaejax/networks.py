@@ -94,6 +94,30 @@ def mlp(
     return from_nnx(lambda rngs: _MLP(sizes, function, rngs=rngs))
 
 
+def in_dtype(network: Network, dtype: Any) -> Network:
+    """The network with its arithmetic in another dtype, such as `jnp.bfloat16`; its parameters keep theirs.
+
+    Args:
+        network: with parameters of, say, float32, to which gradients and optimizer go on adding in float32.
+        dtype: of the products, and of what the network returns. Densities are computed in float32 all the same.
+
+    Raises:
+        ValueError: if it is not a floating dtype.
+
+    >>> half = in_dtype(mlp(3, (5,), 2), jnp.bfloat16)
+    >>> params = half.init(jax.random.key(0))
+    >>> params["layer_0"]["kernel"].dtype, half.apply(params, jnp.ones((7, 3))).dtype
+    (dtype('float32'), dtype(bfloat16))
+    """
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"expected a floating dtype, such as jnp.bfloat16; came {dtype!r}")
+
+    def cast(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+
+    return Network(network.init, lambda params, inputs: network.apply(cast(params), cast(inputs)))
+
+
 def linear_kernel(params: Params) -> Float[Array, "inputs outputs"]:
     """The matrix of an `mlp` without hidden layers.
 

@@ -13,7 +13,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, ArrayLike, Int, Key
 
-from vaejax import models, monte_carlo
+from vaejax import devices, models, monte_carlo
 from vaejax.data import check_finite
 from vaejax.distributions import Params
 from vaejax.objectives import Objective
@@ -118,6 +118,9 @@ def fit(
     calls, stopped or resumed goes through the same numbers as one that is not. Each epoch is a fresh permutation of the
     examples, of which the last `n % batch_size` are left out.
 
+    On a mesh that has the axis `devices.BATCH`, with state, key and data replicated on it, each batch is spread over
+    the devices, which sum their gradients once a step.
+
     Args:
         step: `(state, key, batch) -> (state, info)`.
         state: where to start; `state.step` says which step comes next. Under `vmap` over runs, `state.step` must be
@@ -155,26 +158,76 @@ def fit(
     def epoch_order(t: Array) -> Array:
         return jax.random.permutation(jax.random.fold_in(order_key, t // batches), num_examples)
 
-    def take_step(carry: tuple[TrainState, Array]) -> tuple[tuple[TrainState, Array], Any]:
+    def take_step(carry: tuple[TrainState, Array], _: None) -> tuple[tuple[TrainState, Array], Any]:
         state, order = carry
         t = state.step
         # 25 ms for 60,000 examples, so drawn once an epoch and carried.
         order = lax.cond((t % batches == 0) & (t > start), epoch_order, lambda t: order, t)
         rows = lax.dynamic_slice_in_dim(order, (t % batches) * batch_size, batch_size)
-        batch = jax.tree.map(lambda array: array[rows], data)
+        batch = devices.spread(devices.BATCH, jax.tree.map(lambda array: array[rows], data))
         state, info = step(state, jax.random.fold_in(key, t), batch)
-        return (state, order), jax.tree.map(lambda leaf: leaf if jnp.ndim(leaf) == 0 else None, info)
+        return (state, order), _scalars(info)
 
-    def body(carry, _):
-        if stop is None:
-            return take_step(carry)
-        blank = jax.tree.map(
-            lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), jax.eval_shape(take_step, carry)[1]
-        )
-        return lax.cond(carry[0].step < stop, take_step, lambda carry: (carry, blank), carry)
-
+    body = _until(stop, take_step, lambda carry: carry[0].step)
     (state, _), history = lax.scan(body, (state, epoch_order(start)), length=num_steps)
     return state, history
+
+
+def fit_batches(
+    step: TrainStep, state: TrainState, key: Key[Array, ""], batches: Any, *, stop: ArrayLike | None = None
+) -> tuple[TrainState, Any]:
+    """`fit` on batches that are handed over one by one, as `streams.read` does: for data that memory does not hold.
+
+    Args:
+        step: as in `fit`.
+        state: as in `fit`.
+        key: as in `fit`; step t uses `fold_in(key, t)`.
+        batches: an array, or a tree of arrays, (num_steps, batch_size, ...), the first for step `state.step`.
+        stop: as in `fit`.
+
+    Returns:
+        The state and the history, as `fit` does.
+
+    Raises:
+        ValueError: if there is no batch or no example.
+
+    >>> from vaejax import models, objectives
+    >>> vae = models.mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
+    >>> train_step = make_train_step(objectives.make_elbo(vae), optax.adam(1e-3))
+    >>> state = init_state(vae.init(jax.random.key(0)), optax.adam(1e-3))
+    >>> state, history = fit_batches(train_step, state, jax.random.key(1), jnp.ones((10, 4, 3)))
+    >>> history.elbo.shape
+    (10,)
+    """
+    shapes = {leaf.shape[:2] for leaf in jax.tree.leaves(batches)}
+    if len(shapes) != 1 or len(next(iter(shapes))) < 2 or 0 in next(iter(shapes)):
+        raise ValueError(
+            f"expected batches on two axes, (num_steps, batch_size, ...), alike in all arrays and not empty; came "
+            f"{sorted(shapes)}"
+        )
+
+    def take_step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
+        state, info = step(state, jax.random.fold_in(key, state.step), devices.spread(devices.BATCH, batch))
+        return state, _scalars(info)
+
+    return lax.scan(_until(stop, take_step, lambda state: state.step), state, batches)
+
+
+def _scalars(info: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf if jnp.ndim(leaf) == 0 else None, info)
+
+
+def _until(stop: ArrayLike | None, take_step: Callable[[Any, Any], Any], step_of: Callable[[Any], Array]) -> Any:
+    """The body of a scan that takes steps before `stop`, and from there on changes nothing and reports NaN."""
+    if stop is None:
+        return take_step
+
+    def body(carry: Any, batch: Any) -> Any:
+        report = jax.eval_shape(take_step, carry, batch)[1]
+        blank = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), report)
+        return lax.cond(step_of(carry) < stop, take_step, lambda carry, _: (carry, blank), carry, batch)
+
+    return body
 
 
 def init_population(
@@ -218,7 +271,8 @@ def fit_population(
         num_steps: as in `fit`.
         batch_size: as in `fit`.
         group_size: runs side by side, under one `vmap`; the groups go one after another, so that it bounds the memory.
-            By default all of them. 1 is best where a single run fills the machine, as large matrices do on CPU.
+            By default all of them. 1 is best where a single run fills the machine, as large matrices do on CPU. On a
+            mesh that has the axis `devices.RUNS`, so many on each device.
         stop: as in `fit`.
 
     Returns:
@@ -257,7 +311,10 @@ def fit_population(
         return fit(make_step(numbers), state, key, data, num_steps=num_steps, batch_size=batch_size, stop=stop)
 
     runs = (states.params, states.opt_state, keys, hyperparameters)
-    ended, history = lax.map(one, runs, batch_size=min(number, group_size or number))
+    if group_size == 1 and devices.size(devices.RUNS) == 1:
+        ended, history = lax.map(one, runs)
+    else:
+        ended, history = monte_carlo.over_examples(one, runs, group_size or number, devices.RUNS)
     return ended._replace(step=ended.step[0]), history
 
 
