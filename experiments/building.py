@@ -6,7 +6,18 @@ import measures
 import optax
 import train
 
-from vaejax import autoencoders, baselines, data, distributions, estimators, inference, models, objectives, training
+from vaejax import (
+    autoencoders,
+    baselines,
+    data,
+    distributions,
+    estimators,
+    inference,
+    models,
+    objectives,
+    streams,
+    training,
+)
 
 
 def build_model(config: train.Config, data_shape: tuple[int, ...]) -> models.VAE:
@@ -77,24 +88,24 @@ def build_objective(
 
 
 def build_step(
-    config: train.Config, vae: models.VAE, objective, optimizer, params, images: data.Dataset, held_out
+    config: train.Config, vae: models.VAE, objective, optimizer, params, num_images: int, held_out
 ) -> tuple[training.TrainStep, training.TrainState, int]:
     """The step of the inference that the configuration names, its first state, and how many examples it is handed.
 
     Raises:
         ValueError: if there are fewer examples than it needs.
     """
-    prepare = data.binarization(config.binarization)
+    prepare = build_prepare(config)
     size = config.batch_size
     if config.inference == "amortized":
         step = training.make_train_step(objective, optimizer, prepare)
         return step, training.init_state(params, optimizer), size
     if config.inference == "aggressive":
         size *= 1 + config.max_encoder_steps
-        if size > len(images.images):
+        if size > num_images:
             raise ValueError(
                 f"--inference aggressive hands each step (1 + --max-encoder-steps) batches, {size:,} examples here; "
-                f"{config.dataset} has {len(images.images):,}: take fewer --max-encoder-steps or a smaller --batch-size"
+                f"{config.dataset} has {num_images:,}: take fewer --max-encoder-steps or a smaller --batch-size"
             )
         step = inference.make_aggressive_train_step(
             vae,
@@ -112,11 +123,24 @@ def build_step(
         return step, inference.init_lagging(params, optimizer, optimizer), size
     if train.is_exact_em(config):
         # Exact: the whole set at each step, and nothing of the objective's options.
-        return inference.make_em_step(vae), training.init_state(params, optax.identity()), len(images.images)
+        return inference.make_em_step(vae), training.init_state(params, optax.identity()), num_images
     step = inference.make_variational_em_step(objective, optimizer, optimizer)
     if prepare is not None:
         step = prepared(step, prepare)
     return step, inference.init_groups(params, optimizer, optimizer), size
+
+
+def build_prepare(config: train.Config):
+    """What is done to each batch first, `(key, images) -> images`, or None."""
+    binarize = data.binarization(config.binarization)
+    if not config.stream:
+        return binarize
+
+    def from_bytes(key, images):
+        images = streams.as_numbers(config.dataset, images)
+        return images if binarize is None else binarize(key, images)
+
+    return from_bytes
 
 
 def prepared(step: training.TrainStep, prepare) -> training.TrainStep:

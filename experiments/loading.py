@@ -1,19 +1,36 @@
 """The data that the options of a command line name."""
 
+from collections.abc import Callable
+from typing import Any
+
 import command_line
 
-from vaejax import data
+from vaejax import data, streams
 
 
 def load(options: command_line.DataOptions, split: str) -> data.Dataset:
-    """One split of the dataset.
+    """One split of the dataset, in memory.
 
     Raises:
         FileNotFoundError: if it is not prepared, with the options that help.
         ValueError: if it is unknown.
     """
+    return _found(data.load, options, split)
+
+
+def open_source(options: command_line.DataOptions, split: str) -> streams.Source:
+    """One split of the dataset, on disk.
+
+    Raises:
+        FileNotFoundError: if it is not prepared, with the options that help.
+        ValueError: if it is unknown.
+    """
+    return _found(streams.open_source, options, split)
+
+
+def _found(open_set: Callable, options: command_line.DataOptions, split: str) -> Any:
     where = {"data_dir": options.data_dir, "manual_dir": options.manual_dir, "download": options.download}
     try:
-        return data.load(options.dataset, split, **where)
+        return open_set(options.dataset, split, **where)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}. Here these are the options --manual-dir and --download") from error

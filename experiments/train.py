@@ -84,6 +84,8 @@ class Config(command_line.BinarizedDataOptions):
     """Examples in a batch."""
     num_steps: int = 6000
     """Steps at the most."""
+    stream: bool = False
+    """Read the training images from disk batch by batch, where memory does not hold them."""
     patience: int = 0
     """Stop where the last this many reports have not raised the best validation ELBO by --tolerance; 0: never."""
     tolerance: float = 0.05
@@ -226,6 +228,8 @@ def parse(args: list[str]) -> Config:
         raise ValueError(f"--baseline leave_one_out needs --num-samples 2 or more; got {config.num_samples}")
     if config.num_categories < 2:
         raise ValueError(f"--num-categories must be at least 2; got {config.num_categories}")
+    if config.stream and (is_population(config) or config.inference != "amortized"):
+        raise ValueError("--stream belongs to a single run with --inference amortized")
     if config.chunk_size and config.objective == "reconstruction":
         raise ValueError("--chunk-size does not belong to --objective reconstruction")
     if config.precision != "float32" and config.model == "linear":

@@ -1,6 +1,7 @@
 """One training run from its configuration to its report; `train.py` is its command line."""
 
 import dataclasses
+import itertools
 import json
 import math
 import pathlib
@@ -22,7 +23,7 @@ import spreading
 import train
 from tqdm import tqdm
 
-from vaejax import autoencoders, checkpoints, data, devices, models, training
+from vaejax import autoencoders, checkpoints, data, devices, models, streams, training
 
 NUM_REPORTS = 100
 SNAPSHOTS_AT = (0, 1, 3, 10, 30)  # reports, of 100; and the last
@@ -32,9 +33,11 @@ def run(config: train.Config) -> int:
     """Train, evaluate, draw and report. Returns the exit code: 0, or 128 + the signal that stopped it."""
     folder = run_folder.choose_folder(config.runs_dir, config.name, config.dataset, config.resume)
     mesh = spreading.chosen_mesh(config, devices.BATCH, config.batch_size)
-    images = {split: loading.load(config, split) for split in ("train", "validation", "test")}
-    vae = building.build_model(config, images["train"].images.shape[1:])
-    print(f"{config.dataset}: {', '.join(f'{len(part.images):,} {split}' for split, part in images.items())} examples")
+    images = {split: loading.load(config, split) for split in ("validation", "test")}
+    source = loading.open_source(config, "train") if config.stream else loading.load(config, "train").images
+    vae = building.build_model(config, images["test"].images.shape[1:])
+    sizes = {"train": len(source)} | {split: len(part.images) for split, part in images.items()}
+    print(f"{config.dataset}: {', '.join(f'{size:,} {split}' for split, size in sizes.items())} examples")
 
     params_key, run_key = jax.random.split(jax.random.key(config.seed))
     (beta,), (learning_rate,) = config.beta, config.learning_rate
@@ -43,12 +46,16 @@ def run(config: train.Config) -> int:
     held_out = binarized_once(config, images, vae, params)
     optimizer = building.build_optimizer(config, learning_rate, estimator)
     objective = building.build_objective(config, vae, estimator, beta)
-    step, state, batch_size = building.build_step(config, vae, objective, optimizer, params, images["train"], held_out)
+    step, state, batch_size = building.build_step(config, vae, objective, optimizer, params, len(source), held_out)
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
 
     state, metrics = resumed(config, folder, spreading.placed(mesh, state))
-    train_images = spreading.placed(mesh, jnp.asarray(images["train"].images))
-    fit, compile_seconds = compiled(config, mesh, step, state, run_key, train_images, batch_size)
+    if config.stream:
+        train_images = None
+        fit, compile_seconds = compiled_stream(config, mesh, step, state, run_key, source)
+    else:
+        train_images = spreading.placed(mesh, jnp.asarray(source))
+        fit, compile_seconds = compiled(config, mesh, step, state, run_key, train_images, batch_size)
 
     # Whatever can be refused has been: only now is anything written.
     begin(config, folder, metrics)
@@ -219,6 +226,35 @@ def compiled(config: train.Config, mesh, step: training.TrainStep, state, key, i
 
     start = time.perf_counter()
     fit = spreading.compiled(mesh, chunk, state, key, images, config.num_steps)
+    return fit, time.perf_counter() - start
+
+
+STREAMED_BYTES = 2**26  # of what is read at once; four times as much is in memory
+
+
+def compiled_stream(config: train.Config, mesh, step: training.TrainStep, state, key, source: streams.Source):
+    """As `compiled`, of images that are read from disk, from the state's step on."""
+    report_steps, batch_bytes = chunk_size(config), config.batch_size * source[0].nbytes
+    steps = max(n for n in range(1, report_steps + 1) if report_steps % n == 0 and n * batch_bytes <= STREAMED_BYTES)
+    chunks = streams.read(
+        streams.make_stream(source, config.batch_size, config.seed), int(state.step), steps, mesh=mesh
+    )
+    first = next(chunks)
+    chunks = itertools.chain([first], chunks)
+
+    def piece(state, key, images, stop):
+        return training.fit_batches(step, state, key, images, stop=stop)
+
+    start = time.perf_counter()
+    program = spreading.compiled(mesh, piece, state, key, first, config.num_steps)
+
+    def fit(state, key, _, stop):
+        histories = []
+        for _ in range(report_steps // steps):
+            state, history = program(state, key, next(chunks), stop)
+            histories.append(history)
+        return state, jax.tree.map(lambda *parts: np.concatenate(parts), *histories)
+
     return fit, time.perf_counter() - start
 
 

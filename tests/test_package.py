@@ -39,6 +39,7 @@ FLOORS = (
     "objectives",
     "adversarial",
     "training",
+    "streams",
     "pareto",
     "importance",
     "annealing",

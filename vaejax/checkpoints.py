@@ -28,7 +28,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
 from vaejax import orbax_io
 
@@ -295,6 +294,8 @@ def _choose(directory: pathlib.Path, step: int | None) -> pathlib.Path:
 def _meet(where: str) -> None:
     """Wait for the other processes of the run."""
     if jax.process_count() > 1:
+        from jax.experimental import multihost_utils  # here, so that importing vaejax stays quick
+
         multihost_utils.sync_global_devices(where)
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Key
 
@@ -42,7 +43,7 @@ _SPLITS = {
     "train+validation": ("train", "validation"),
 }
 _SYNTHETIC_SIZES = {"train": 10_000, "validation": 2_000, "test": 2_000}
-_TWO_VALUED = ("binarized_mnist",)  # stored as bytes 0 and 1, so there is nothing to divide by 255
+TWO_VALUED = ("binarized_mnist",)  # stored as bytes 0 and 1, so there is nothing to divide by 255
 
 
 class Dataset(NamedTuple):
@@ -117,7 +118,7 @@ def load(
         )
     images = np.concatenate([images for images, _ in parts])
     if images.dtype != np.float32:
-        images = images.astype(np.float32) / (1 if name in _TWO_VALUED else np.iinfo(images.dtype).max)
+        images = images.astype(np.float32) / (1 if name in TWO_VALUED else np.iinfo(images.dtype).max)
     check_finite(images, f"images of {name!r}")
     labels = [labels.astype(np.int32) for _, labels in parts if labels is not None]
     return Dataset(images, np.concatenate(labels) if labels else None, name, split, description)
@@ -126,7 +127,8 @@ def load(
 def binarize_dynamic(key: Key[Array, ""], images: ArrayLike) -> Float[Array, "..."]:
     """Draws each pixel as a Bernoulli variable whose probability is the pixel's value.
 
-    A fresh key for every batch gives the dynamic (stochastic) binarization of most papers on MNIST.
+    A fresh key for every batch gives the dynamic (stochastic) binarization of most papers on MNIST. Two pixels share
+    the 32 bits of one random word, so that the probability is the pixel's value to within 2^-17.
 
     >>> binarize_dynamic(jax.random.key(0), jnp.array([0.0, 0.5, 1.0])).tolist()
     [0.0, 0.0, 1.0]
@@ -144,9 +146,12 @@ def binarize_dynamic(key: Key[Array, ""], images: ArrayLike) -> Float[Array, "..
     Source: Burda, Grosse and Salakhutdinov, Importance Weighted Autoencoders, 2016.
     """
     images = _unit_images(images)
-    # The uniforms of a 16-bit dtype are multiples of 1/128 or so: a pixel of 1/255 would come up twice as often.
-    probs = images.astype(jnp.float32) if images.dtype.itemsize < 4 else images
-    return jax.random.bernoulli(key, probs).astype(images.dtype)
+    shape = images.shape or (1,)
+    # Words along the last axis, so that a batch that is spread over devices draws each part where it is.
+    words = jax.random.bits(key, (*shape[:-1], -(-shape[-1] // 2)), jnp.uint32)
+    draws = lax.bitcast_convert_type(words, jnp.uint16).reshape(*shape[:-1], -1)[..., : shape[-1]]
+    ones = jnp.round(images.astype(jnp.float32) * 2**16).astype(jnp.uint32)  # of 2^16 draws, how many give a one
+    return (draws.astype(jnp.uint32).reshape(images.shape) < ones).astype(images.dtype)
 
 
 def binarize_threshold(key: Key[Array, ""] | None, images: ArrayLike) -> Float[Array, "..."]:

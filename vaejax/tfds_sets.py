@@ -13,7 +13,7 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,25 +48,64 @@ def read(
         The parts, and a description of which images these are.
     """
     with _quiet():
-        import tensorflow_datasets as tfds
-
-        known = tfds.list_builders(with_community_datasets=False)  # the community's list would come over the network
-        if re.split("[/:]", name)[0] not in known:
-            near = difflib.get_close_matches(name.lower(), [*others, *known], n=5)
-            hint = f"the nearest names are {', '.join(map(repr, near))}" if near else "no name is near it"
-            raise ValueError(
-                f"expected the name of an embedded set ({', '.join(others)}) or of a TFDS image set, got {name!r}: "
-                f"{hint}; tensorflow_datasets.list_builders() lists them all"
-            )
-        builder = tfds.builder(name, data_dir=data_dir)
-        image, label = _image_and_label(tfds, builder)
-        if not builder.is_prepared():
-            _prepare(tfds, builder, manual_dir, download)
+        builder, image, label = _prepared_builder(name, data_dir, manual_dir, download, others)
         slices = [_slice(builder, part) for part in parts]
         found = [_read_slice(builder, image, label, *where) for where in slices]
     spans = " and ".join(f"{base}[{start}:{stop}]" for base, start, stop in slices)
     order = "in the order of TFDS, which shuffles when it writes and so is not that of the original files"
     return found, f"TFDS {builder.info.full_name}, {spans}, {order}. {' '.join(builder.info.description.split())}"
+
+
+class Source:
+    """The images of one part of a set, each decoded from disk when it is asked for, as TFDS stores them: bytes."""
+
+    def __init__(self, examples: Any, image: str, shape: tuple[int, ...]):
+        self._examples, self._image, self._shape = examples, image, shape
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._examples)
+
+    def __getitem__(self, index: int | np.integer) -> np.ndarray:
+        """One image, grey ones without their channel axis."""
+        return np.asarray(self._examples[int(index)][self._image]).reshape(self._shape)
+
+
+def open_source(
+    name: str,
+    part: str,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    manual_dir: str | os.PathLike | None = None,
+    download: bool = False,
+    others: tuple[str, ...] = (),
+) -> Source:
+    """A part of a TFDS image set that is read from disk image by image; the arguments are those of `read`."""
+    with _quiet():
+        builder, image, _ = _prepared_builder(name, data_dir, manual_dir, download, others)
+        base, start, stop = _slice(builder, part)
+        shape = builder.info.features[image].shape
+        examples = builder.as_data_source(split=f"{base}[{start}:{stop}]")
+    return Source(examples, image, shape[:-1] if shape[-1] == 1 else shape)
+
+
+def _prepared_builder(name: str, data_dir, manual_dir, download: bool, others: tuple[str, ...]):
+    """TFDS's builder of a set that is on disk, now at the latest, and its features for image and label."""
+    import tensorflow_datasets as tfds
+
+    known = tfds.list_builders(with_community_datasets=False)  # the community's list would come over the network
+    if re.split("[/:]", name)[0] not in known:
+        near = difflib.get_close_matches(name.lower(), [*others, *known], n=5)
+        hint = f"the nearest names are {', '.join(map(repr, near))}" if near else "no name is near it"
+        raise ValueError(
+            f"expected the name of an embedded set ({', '.join(others)}) or of a TFDS image set, got {name!r}: "
+            f"{hint}; tensorflow_datasets.list_builders() lists them all"
+        )
+    builder = tfds.builder(name, data_dir=data_dir)
+    image, label = _image_and_label(tfds, builder)
+    if not builder.is_prepared():
+        _prepare(tfds, builder, manual_dir, download)
+    return builder, image, label
 
 
 @contextlib.contextmanager
