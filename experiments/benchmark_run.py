@@ -32,6 +32,11 @@ def run(config: benchmark.Config) -> None:
     run_folder.write_json(folder / "config.json", dataclasses.asdict(config))
     rows: list[dict[str, Any]] = []
     for name in config.work:
+        if name == "cost":
+            import benchmark_cost  # and with it JAX, which the systems have in processes of their own
+
+            benchmark_cost.run(folder, config.repeats)
+            continue
         work = WORK[name]
         rows += measured(work, config)
         run_folder.write_json(folder / "results.json", rows)

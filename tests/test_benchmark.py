@@ -6,7 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from commands import refusal
+from commands import is_picture, refusal
 
 SMALL = {"image_shape": (8, 8), "latent_dim": 3, "batch_size": 10, "chunk": 3}
 
@@ -113,6 +113,21 @@ def test_the_command_leaves_its_rows(rooms, tmp_path, capsys):
             assert row[name] > 0
     assert rows[0]["ratio_to_vaejax"] == 1
     assert "examples/s" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_costs_are_measured_and_drawn(rooms, tmp_path, capsys):
+    import benchmark_cost
+
+    values = {"batch size": (10, 30, 1000), "latent dimension": (2, 3, 4)}
+    benchmark_cost.run(tmp_path, 2, values)
+    rows = json.loads((tmp_path / "cost.json").read_text())
+    assert [(row["axis"], row["value"]) for row in rows] == [(axis, v) for axis, both in values.items() for v in both]
+    assert rows[2]["seconds"] > 3 * rows[0]["seconds"]
+    assert rows[2]["work_bytes"] > 20 * rows[0]["work_bytes"]
+    assert rows[2]["seconds"] > 3 * rows[5]["seconds"]
+    assert is_picture(tmp_path / "cost.png")
+    assert "slope of the larger half" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

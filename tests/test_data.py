@@ -177,6 +177,14 @@ def test_dynamic_binarization_in_16_bits_is_not_coarse():
     assert z_scores(mean, probability, (probability * (1 - probability) / n) ** 0.5) < 5
 
 
+def test_pixels_that_share_a_random_word_are_independent():
+    n, probabilities = 200_000, np.array([0.3, 0.6, 0.5], np.float32)
+    drawn = np.asarray(data.binarize_dynamic(jax.random.key(2), np.broadcast_to(probabilities, (n, 3))), np.float64)
+    for first, second in ((0, 1), (1, 2), (0, 2)):
+        both = float(probabilities[first]) * float(probabilities[second])
+        assert z_scores((drawn[:, first] * drawn[:, second]).mean(), both, (both * (1 - both) / n) ** 0.5) < 5
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_binarizations_keep_the_dtype_and_the_shape(dtype, x64):
     images = jnp.full((2, 3, 4), 0.6, dtype)
