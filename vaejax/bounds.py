@@ -283,16 +283,17 @@ def _make_objective(
         prior = vae.prior(params)
         x = jnp.asarray(x)
 
+        @monte_carlo.Broadcasting
         def integrand(z, q):
-            reconstruction = distributions.data_log_prob(vae.decode(params, z), x)
+            reconstruction = distributions.data_log_prob(vae.decode(params, z), distributions.like_samples(q, z, x))
             log_prior = distributions.log_prob(prior, z)
             log_q = distributions.log_prob(q, z)
             if kl_form == "analytic":
-                kl = distributions.kl_divergence(q, prior)
+                kl = jnp.broadcast_to(distributions.kl_divergence(q, prior), log_q.shape)
             elif kl_form == "sampled":
                 kl = log_q - log_prior
             else:
-                kl = -distributions.entropy(q) - log_prior
+                kl = -jnp.broadcast_to(distributions.entropy(q), log_q.shape) - log_prior
             return reconstruction - weight * kl, (reconstruction, kl, reconstruction + log_prior - log_q)
 
         baseline = monte_carlo.baseline_values(estimator, params, x, q.batch_shape)

@@ -266,8 +266,9 @@ def _make_penalized(
         x = jnp.asarray(x)
         kl = distributions.kl_divergence(q, prior)
 
+        @monte_carlo.Broadcasting
         def integrand(z, q):
-            reconstruction = distributions.data_log_prob(vae.decode(params, z), x)
+            reconstruction = distributions.data_log_prob(vae.decode(params, z), distributions.like_samples(q, z, x))
             log_w = reconstruction + distributions.log_prob(prior, z) - distributions.log_prob(q, z)
             return reconstruction, (reconstruction, log_w)
 

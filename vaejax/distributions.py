@@ -223,6 +223,11 @@ def sample(distribution: dist.Distribution, key: Key[Array, ""]) -> Array:
         return jnp.asarray(distribution.sample(key))
 
 
+def like_samples(q: dist.Distribution, z: Array, x: Array) -> Array:
+    """The data with as many axes in front, each of length 1, as the codes z have before the batch axes of q."""
+    return x.reshape(*[1] * (z.ndim - len(q.shape())), *x.shape)
+
+
 def log_prob(distribution: dist.Distribution, value: ArrayLike) -> Array:
     """Log density of `value` in nats, summed over event axes: (*batch,).
 

@@ -31,6 +31,7 @@ from vaejax.monte_carlo import (
     bounds_with_replaced,
     log_mean_exp_reduction,
     mean_reduction,
+    over_draws,
     over_samples,
     with_baseline,
     with_gradient_of,
@@ -81,7 +82,7 @@ def pathwise() -> Estimator:
     def estimate(key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None) -> Estimate:
         del baseline
         _check_reparameterized("pathwise()", q, _REINFORCE)
-        log_w, terms = over_samples(lambda key: integrand(q.rsample(key), q), key, num_samples, chunk_size)
+        log_w, terms = over_draws(q.rsample, lambda z: integrand(z, q), integrand, key, num_samples, chunk_size)
         return Estimate(reduce.bound(log_w), terms)
 
     return Estimator(estimate)
@@ -113,7 +114,7 @@ def sticking_the_landing() -> Estimator:
                 num_samples,
             )
         detached = lax.stop_gradient(q)
-        log_w, terms = over_samples(lambda key: integrand(q.rsample(key), detached), key, num_samples, chunk_size)
+        log_w, terms = over_draws(q.rsample, lambda z: integrand(z, detached), integrand, key, num_samples, chunk_size)
         return Estimate(reduce.bound(log_w), terms)
 
     return Estimator(estimate, detaches_q=True)
@@ -141,15 +142,14 @@ def doubly_reparameterized() -> Estimator:
         _check_reparameterized("doubly_reparameterized()", q, "estimators.vimco()")
         detached = lax.stop_gradient(q)
 
-        def sample_term(key):
-            z = q.rsample(key)
+        def sample_term(z):
             # The examples of a batch do not see each other, so that one pull-back gives the derivative of each.
             log_w, pull_back, terms = jax.vjp(lambda z: integrand(z, detached), lax.stop_gradient(z), has_aux=True)
             (slope,) = pull_back(jnp.ones_like(log_w))
             path = (lax.stop_gradient(slope) * z).reshape(*log_w.shape, -1).sum(axis=-1)
             return log_w, terms, path
 
-        log_w, terms, path = over_samples(sample_term, key, num_samples, chunk_size)
+        log_w, terms, path = over_draws(q.rsample, sample_term, integrand, key, num_samples, chunk_size)
         weights = lax.stop_gradient(reduce.path_weights(log_w))
         return Estimate(with_gradient_of(reduce.bound(log_w), (weights * path).sum(axis=0)), terms)
 
@@ -239,11 +239,13 @@ def _scored_samples(
     """The log-weights (K, *batch), the terms and log q of K samples that are held fixed."""
     reparameterization.check_fixed_support(q)
 
-    def sample_term(key):
-        z = lax.stop_gradient(distributions.sample(q, key))
+    def draw(key):
+        return lax.stop_gradient(distributions.sample(q, key))
+
+    def sample_term(z):
         return *integrand(z, q), distributions.log_prob(q, z)
 
-    return over_samples(sample_term, key, num_samples, chunk_size)
+    return over_draws(draw, sample_term, integrand, key, num_samples, chunk_size)
 
 
 def _check_reparameterized(name: str, q: dist.Distribution, instead: str) -> None:

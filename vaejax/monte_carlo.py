@@ -17,6 +17,23 @@ from vaejax.distributions import Params
 Integrand = Callable[[Array, dist.Distribution], tuple[Array, Any]]
 
 
+class Broadcasting(NamedTuple):
+    """An integrand that also takes all samples of a batch at once, on one axis in front: `(z, q)` with z (K, *batch, ...).
+
+    Its log-weights and terms then have that axis too, K long. A network sees K times the batch in one product, which
+    the gradient of a `vmap` over K would take apart and copy.
+
+    Attributes:
+        integrand: calling the record calls it.
+    """
+
+    integrand: Integrand
+
+    def __call__(self, z: Array, q: dist.Distribution) -> tuple[Array, Any]:
+        """The log-weight and the terms."""
+        return self.integrand(z, q)
+
+
 class Reduction(NamedTuple):
     """How the log-weights of K samples become a bound. `bound`, and with it the others, shifts: f(l + c) = f(l) + c.
 
@@ -156,6 +173,39 @@ def over_samples(
     # The split consumes the key, so that jax_debug_key_reuse notices where a caller uses it again.
     (key,) = jax.random.split(key, 1)
     return over_indices(lambda index: sample_term(jax.random.fold_in(key, index)), num_samples, chunk_size)
+
+
+def over_draws(
+    draw: Callable[[Key[Array, ""]], Array],
+    term: Callable[[Array], Any],
+    integrand: Integrand,
+    key: Key[Array, ""],
+    num_samples: int,
+    chunk_size: int | None = None,
+) -> Any:
+    """`over_samples` of `term(draw(key_k))`, whose `term` calls the integrand: on all draws at once if it takes them.
+
+    Args:
+        draw: one sample of the batch, (*batch, *event).
+        term: of one sample; of several, on an axis in front, if the integrand is a `Broadcasting`.
+        integrand: what `term` calls.
+        key: as in `over_samples`, and so are the others; the draws are the same.
+        num_samples: K.
+        chunk_size: samples at once.
+    """
+    if not isinstance(integrand, Broadcasting):
+        return over_samples(lambda key: term(draw(key)), key, num_samples, chunk_size)
+    draws = over_samples(draw, key, num_samples)
+    if chunk_size is None or chunk_size >= num_samples:
+        return term(draws)
+    check_count("chunk_size", chunk_size)
+    whole = num_samples // chunk_size * chunk_size
+    chunks = draws[:whole].reshape(-1, chunk_size, *draws.shape[1:])
+    results = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), lax.map(jax.checkpoint(term), chunks))
+    if whole == num_samples:
+        return results
+    rest = jax.checkpoint(term)(draws[whole:])
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), results, rest)
 
 
 def over_indices(term: Callable[[Array], Any], num: int, chunk_size: int | None = None) -> Any:
