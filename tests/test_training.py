@@ -169,7 +169,7 @@ def test_a_population_of_unequal_numbers_is_refused(problem):
         training.fit_population(lambda _: step, states, jax.random.clone(keys)[:2], images, **options)
     with pytest.raises(ValueError, match=r"of 3 runs.*; came lengths \[2, 3\]"):
         training.fit_population(lambda _: step, states, keys, images, jnp.ones(2), **options)
-    with pytest.raises(ValueError, match=r"group_size must be a positive integer; got 0"):
+    with pytest.raises(ValueError, match=r"group_size must be an integer of at least 1; got 0"):
         training.fit_population(lambda _: step, states, keys, images, group_size=0, **options)
 
 

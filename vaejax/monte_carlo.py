@@ -18,7 +18,7 @@ Integrand = Callable[[Array, dist.Distribution], tuple[Array, Any]]
 
 
 class Broadcasting(NamedTuple):
-    """An integrand that also takes all samples of a batch at once, on one axis in front: `(z, q)` with z (K, *batch, ...).
+    """An integrand that also takes all samples of a batch at once, z of shape (K, *batch, *event).
 
     Its log-weights and terms then have that axis too, K long. A network sees K times the batch in one product, which
     the gradient of a `vmap` over K would take apart and copy.

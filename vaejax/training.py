@@ -168,8 +168,10 @@ def fit(
         state, info = step(state, jax.random.fold_in(key, t), batch)
         return (state, order), _scalars(info)
 
-    body = _until(stop, take_step, lambda carry: carry[0].step)
-    (state, _), history = lax.scan(body, (state, epoch_order(start)), length=num_steps)
+    if stop is None:
+        (state, _), history = lax.scan(take_step, (state, epoch_order(start)), length=num_steps)
+    else:
+        (state, _), history = _stopped_scan(take_step, (state, epoch_order(start)), None, num_steps, stop - start)
     return state, history
 
 
@@ -210,24 +212,32 @@ def fit_batches(
         state, info = step(state, jax.random.fold_in(key, state.step), devices.spread(devices.BATCH, batch))
         return state, _scalars(info)
 
-    return lax.scan(_until(stop, take_step, lambda state: state.step), state, batches)
+    if stop is None:
+        return lax.scan(take_step, state, batches)
+    return _stopped_scan(take_step, state, batches, next(iter(shapes))[0], stop - state.step)
 
 
 def _scalars(info: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf if jnp.ndim(leaf) == 0 else None, info)
 
 
-def _until(stop: ArrayLike | None, take_step: Callable[[Any, Any], Any], step_of: Callable[[Any], Array]) -> Any:
-    """The body of a scan that takes steps before `stop`, and from there on changes nothing and reports NaN."""
-    if stop is None:
-        return take_step
+def _stopped_scan(body: Callable, carry: Any, batches: Any, num_steps: int, count: ArrayLike) -> tuple[Any, Any]:
+    """`lax.scan` that ends after `count` of its steps, which may be traced; what the others would report is NaN.
 
-    def body(carry: Any, batch: Any) -> Any:
-        report = jax.eval_shape(take_step, carry, batch)[1]
-        blank = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), report)
-        return lax.cond(step_of(carry) < stop, take_step, lambda carry, _: (carry, blank), carry, batch)
+    A loop of that length, for a condition inside each step would copy all parameters.
+    """
 
-    return body
+    def batch(i: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[i], batches)
+
+    report = jax.eval_shape(lambda carry: body(carry, batch(0))[1], carry)
+    blank = jax.tree.map(lambda leaf: jnp.full((num_steps, *leaf.shape), jnp.nan, leaf.dtype), report)
+
+    def take(i: Array, carry_and_history: tuple[Any, Any]) -> tuple[Any, Any]:
+        carry, info = body(carry_and_history[0], batch(i))
+        return carry, jax.tree.map(lambda rows, row: rows.at[i].set(row), carry_and_history[1], info)
+
+    return lax.fori_loop(0, jnp.clip(count, 0, num_steps), take, (carry, blank))
 
 
 def init_population(
