@@ -128,3 +128,33 @@ def test_conv_networks_keep_any_image_shape(image_shape):
     decoder = networks.conv_decoder(3, image_shape, (4, 8), 16, 2)
     decoded = jax.eval_shape(lambda key: decoder.apply(decoder.init(key), jnp.ones((5, 3))), jax.random.key(0))
     assert decoded.shape == (5, 2, *image_shape)
+
+
+@pytest.mark.parametrize("image_shape", [(8, 8, 3), (7, 10, 1), (9, 5, 2)])
+def test_convolutions_as_products_are_those_of_flax(image_shape):
+    """In value and in both gradients, also at odd sizes."""
+    depth = image_shape[-1]
+    x = jax.random.normal(jax.random.key(0), (3, *image_shape))
+    halving = nnx.Conv(depth, 4, (4, 4), strides=2, padding="SAME", use_bias=False, rngs=nnx.Rngs(1))
+    doubling = nnx.ConvTranspose(depth, 4, (4, 4), strides=(2, 2), padding="SAME", use_bias=False, rngs=nnx.Rngs(2))
+    for layer, product in ((halving, networks.halving_product), (doubling, networks.doubling_product)):
+        graph, state = nnx.split(layer)
+        expected, pull = jax.vjp(lambda state, x, graph=graph: nnx.merge(graph, state)(x), state, x)
+        found, own_pull = jax.vjp(product, x, layer.kernel[...])
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        slope = jax.random.normal(jax.random.key(3), expected.shape)
+        (of_state, of_x), (own_of_x, own_of_kernel) = pull(slope), own_pull(slope)
+        np.testing.assert_allclose(own_of_x, of_x, atol=1e-5)
+        np.testing.assert_allclose(own_of_kernel, jax.tree.leaves(of_state)[0], atol=1e-4)
+
+
+def test_half_precision_is_of_the_arithmetic_alone():
+    half = networks.in_dtype(networks.mlp(3, (5,), 2), jnp.bfloat16)
+    params = half.init(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (7, 3))
+    value, gradient = jax.value_and_grad(lambda params: half.apply(params, x).astype(jnp.float32).sum())(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves((params, gradient))} == {jnp.float32.dtype}
+    assert half.apply(params, x).dtype == jnp.bfloat16
+    np.testing.assert_allclose(value, networks.mlp(3, (5,), 2).apply(params, x).sum(), rtol=0.05, atol=0.05)
+    with pytest.raises(ValueError, match="expected a floating dtype, such as jnp.bfloat16"):
+        networks.in_dtype(half, jnp.int32)
