@@ -156,5 +156,5 @@ def test_half_precision_is_of_the_arithmetic_alone():
     assert {leaf.dtype for leaf in jax.tree.leaves((params, gradient))} == {jnp.float32.dtype}
     assert half.apply(params, x).dtype == jnp.bfloat16
     np.testing.assert_allclose(value, networks.mlp(3, (5,), 2).apply(params, x).sum(), rtol=0.05, atol=0.05)
-    with pytest.raises(ValueError, match="expected a floating dtype, such as jnp.bfloat16"):
+    with pytest.raises(ValueError, match=r"expected a floating dtype, such as jnp\.bfloat16"):
         networks.in_dtype(half, jnp.int32)
