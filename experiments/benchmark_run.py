@@ -54,7 +54,9 @@ def measured(work: Work, config: benchmark.Config) -> list[dict[str, Any]]:
         floors = []
         for number in range(config.repeats):
             floors.append(floor_seconds(work))
-            for name, worker in workers.items():
+            time.sleep(0.5)  # until the floor's threads rest
+            turn = number % len(workers)  # each system goes first once
+            for name, worker in [*workers.items()][turn:] + [*workers.items()][:turn]:
                 seconds[name].append(worker.ask("advance", sizes[name]) / sizes[name])
                 print(f"\r{work.name}: {number + 1} of {config.repeats} measurements, {name:15}", end="", flush=True)
         print("\r" + " " * 70, end="\r")
