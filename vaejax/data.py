@@ -148,8 +148,9 @@ def binarize_dynamic(key: Key[Array, ""], images: ArrayLike) -> Float[Array, "..
     images = _unit_images(images)
     shape = images.shape or (1,)
     # Words along the last axis, so that a batch that is spread over devices draws each part where it is.
-    words = jax.random.bits(key, (*shape[:-1], -(-shape[-1] // 2)), jnp.uint32)
-    draws = lax.bitcast_convert_type(words, jnp.uint16).reshape(*shape[:-1], -1)[..., : shape[-1]]
+    pairs = -(-shape[-1] // 2)
+    words = jax.random.bits(key, (*shape[:-1], pairs), jnp.uint32)
+    draws = lax.bitcast_convert_type(words, jnp.uint16).reshape(*shape[:-1], 2 * pairs)[..., : shape[-1]]
     ones = jnp.round(images.astype(jnp.float32) * 2**16).astype(jnp.uint32)  # of 2^16 draws, how many give a one
     return (draws.astype(jnp.uint32).reshape(images.shape) < ones).astype(images.dtype)
 
