@@ -1,7 +1,6 @@
 """The systems of `benchmark.py` that run on JAX: vaejax, a Python loop of jitted steps, and NumPyro's SVI."""
 
 import functools
-import logging
 import math
 from typing import Any
 
@@ -20,9 +19,6 @@ from numpyro.infer import SVI, RenyiELBO, TraceMeanField_ELBO
 from numpyro.infer.svi import SVIState
 
 from vaejax import estimators, evaluation, laboratory, models, objectives, training
-
-# Of models that learned nothing: what their weights are worth is not what is measured here.
-logging.getLogger("vaejax.importance").setLevel(logging.ERROR)
 
 
 class Vaejax:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import logging
 import math
 import multiprocessing
 import resource
@@ -122,6 +123,8 @@ class Worker:
 
 def serve(pipe: Any, name: str, work: Work) -> None:
     """What a worker's process does: build the system, then what it is asked."""
+    # The models have learned nothing: what their weights are worth is not what is measured here.
+    logging.getLogger("vaejax.importance").setLevel(logging.ERROR)
     system: Any = None
     while True:
         try:

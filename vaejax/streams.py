@@ -63,7 +63,7 @@ def open_source(
 
 
 def as_numbers(name: str, images: Array) -> Float[Array, "..."]:
-    """Bytes of a set as the float32 numbers that `data.load` gives, in [0, 1]; on the device, in a step's `prepare`."""
+    """Bytes of a set as the numbers in [0, 1] of `data.load`, to rounding; on the device, in a step's `prepare`."""
     return images.astype(jnp.float32) / (1 if name in data.TWO_VALUED else np.iinfo(images.dtype).max)
 
 
