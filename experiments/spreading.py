@@ -84,12 +84,6 @@ def local(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jax.numpy.asarray(np.asarray(leaf)), tree)
 
 
-def meet(where: str) -> None:
-    """Wait for the other processes."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(where)
-
-
 def is_first() -> bool:
     """Whether this process is the one that prints and writes."""
     return jax.process_index() == 0

@@ -228,6 +228,8 @@ def parse(args: list[str]) -> Config:
         raise ValueError(f"--baseline leave_one_out needs --num-samples 2 or more; got {config.num_samples}")
     if config.num_categories < 2:
         raise ValueError(f"--num-categories must be at least 2; got {config.num_categories}")
+    if config.distributed and config.devices > 1:
+        raise ValueError("--devices belongs to a run of one process; --distributed takes all devices of all of them")
     if config.stream and (is_population(config) or config.inference != "amortized"):
         raise ValueError("--stream belongs to a single run with --inference amortized")
     if config.chunk_size and config.objective == "reconstruction":

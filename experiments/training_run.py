@@ -97,7 +97,7 @@ def run(config: train.Config) -> int:
 
 def begin(config: train.Config, folder: pathlib.Path, metrics: list[dict[str, Any]]) -> None:
     """Make the run's folder, with its options and the metrics of what is resumed."""
-    spreading.meet("every process has chosen the folder")
+    devices.meet("every process has chosen the folder")
     if spreading.is_first():
         folder.mkdir(parents=True, exist_ok=config.resume)
         run_folder.rewrite_metrics(folder, metrics)

@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vaejax import orbax_io
+from vaejax import devices, orbax_io
 
 _FORMAT = 1
 _STATE, _MANIFEST, _SEAL = "state", "manifest.json", "manifest.sha256"
@@ -93,9 +93,9 @@ def save(directory: str | os.PathLike, state: Any, *, config: Mapping[str, Any],
             directory.mkdir(parents=True, exist_ok=True)
             _sweep(directory)
             temporary.mkdir()
-        _meet(f"folder of step {step}")
+        devices.meet(f"folder of step {step}")
         orbax_io.call("save", temporary / _STATE, {name: array for name, array in arrays.items() if array.size})
-        _meet(f"arrays of step {step}")
+        devices.meet(f"arrays of step {step}")
         if first:
             _seal_up(temporary, manifest)
             if final.exists():
@@ -105,7 +105,7 @@ def save(directory: str | os.PathLike, state: Any, *, config: Mapping[str, Any],
             others = [directory / f"{other:08d}" for other in steps(directory) if other != step]
             for folder in (aside, *others[: max(0, len(others) - keep + 1)]):
                 _remove(folder)
-        _meet(f"checkpoint of step {step}")
+        devices.meet(f"checkpoint of step {step}")
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if not isinstance(error, Exception):  # Ctrl-C
@@ -289,14 +289,6 @@ def _choose(directory: pathlib.Path, step: int | None) -> pathlib.Path:
             f"Delete {folder} and take one of the steps {complete}"
         )
     return folder
-
-
-def _meet(where: str) -> None:
-    """Wait for the other processes of the run."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils  # here, so that importing vaejax stays quick
-
-        multihost_utils.sync_global_devices(where)
 
 
 def _seal_up(folder: pathlib.Path, manifest: dict) -> None:

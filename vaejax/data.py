@@ -151,8 +151,9 @@ def binarize_dynamic(key: Key[Array, ""], images: ArrayLike) -> Float[Array, "..
     pairs = -(-shape[-1] // 2)
     words = jax.random.bits(key, (*shape[:-1], pairs), jnp.uint32)
     draws = lax.bitcast_convert_type(words, jnp.uint16).reshape(*shape[:-1], 2 * pairs)[..., : shape[-1]]
-    ones = jnp.round(images.astype(jnp.float32) * 2**16).astype(jnp.uint32)  # of 2^16 draws, how many give a one
-    return (draws.astype(jnp.uint32).reshape(images.shape) < ones).astype(images.dtype)
+    # Of 2^16 draws, how many give a one; signed, as what is below 0 under `jit` must not wrap around.
+    ones = jnp.round(images.astype(jnp.float32) * 2**16).astype(jnp.int32)
+    return (draws.astype(jnp.int32).reshape(images.shape) < ones).astype(images.dtype)
 
 
 def binarize_threshold(key: Key[Array, ""] | None, images: ArrayLike) -> Float[Array, "..."]:

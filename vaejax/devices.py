@@ -67,3 +67,15 @@ def spread(axis: str, tree: Any) -> Any:
 def replicate(mesh: Mesh, tree: Any) -> Any:
     """The arrays on every device of a mesh, also where some are other hosts': each passes the same numbers."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def meet(where: str) -> None:
+    """Wait until every process of the run has come here; in a run of one process, do nothing.
+
+    Args:
+        where: the same words in all of them.
+    """
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils  # here, so that importing vaejax stays quick
+
+        multihost_utils.sync_global_devices(where)
