@@ -203,28 +203,74 @@ def halving_product(
 ) -> Float[Array, "n h w outputs"]:
     """The convolution of 4x4 with stride 2 and padding "SAME" as a product of patches and kernel."""
     size, height, width, depth = x.shape
-    h, w = -(-height // 2), -(-width // 2)
-    x = jnp.pad(x, ((0, 0), (1, 2 * h + 1 - height), (1, 2 * w + 1 - width), (0, 0)))
-    # Blocks of 2x2 pixels; a patch is four of them.
-    blocks = x.reshape(size, h + 1, 2, w + 1, 2, depth).transpose(0, 1, 3, 2, 4, 5).reshape(size, h + 1, w + 1, -1)
-    patches = jnp.concatenate([blocks[:, i : i + h, j : j + w] for i in (0, 1) for j in (0, 1)], axis=-1)
-    matrix = kernel.reshape(2, 2, 2, 2, depth, -1).transpose(0, 2, 1, 3, 4, 5).reshape(16 * depth, -1)
-    return (patches.reshape(-1, 16 * depth) @ matrix).reshape(size, h, w, -1)
+    x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
+    patches = _patches(x)
+    matrix = _by_blocks(kernel).reshape(16 * depth, -1)
+    return (patches.reshape(-1, 16 * depth) @ matrix).reshape(size, *patches.shape[1:3], -1)
 
 
 def doubling_product(
     x: Float[Array, "n height width depth"], kernel: Float[Array, "4 4 depth outputs"]
 ) -> Float[Array, "n h w outputs"]:
-    """The transposed convolution of 4x4 with stride 2 and padding "SAME" as a product: neighbours to blocks of 2x2."""
-    size, height, width, depth = x.shape
+    """The transposed convolution of 4x4 with stride 2 and padding "SAME" as a product: each pixel to a patch."""
+    depth = x.shape[-1]
+    matrix = jnp.moveaxis(_by_blocks(kernel[::-1, ::-1]), 4, 0).reshape(depth, -1)
+    return _overlay((x.reshape(-1, depth) @ matrix).reshape(*x.shape[:-1], -1))
+
+
+# The two maps between images and their patches are each other's transposes, and each is quick in another form: patches
+# as sixteen slices, images as a sum of four. So each has the other's transpose for its derivative.
+
+
+@jax.custom_jvp
+def _patches(x: Float[Array, "n height width depth"]) -> Float[Array, "n h w patch"]:
+    return _sliced(x)
+
+
+@_patches.defjvp
+def _patches_jvp(primals, tangents):
+    patches = _patches(*primals)
+    (tangent,) = jax.linear_transpose(_summed, patches)(*tangents)
+    return patches, tangent
+
+
+@jax.custom_jvp
+def _overlay(patches: Float[Array, "n h w patch"]) -> Float[Array, "n height width depth"]:
+    return _summed(patches)
+
+
+@_overlay.defjvp
+def _overlay_jvp(primals, tangents):
+    image = _overlay(*primals)
+    (tangent,) = jax.linear_transpose(_sliced, image)(*tangents)
+    return image, tangent
+
+
+def _sliced(x: Float[Array, "n height width depth"]) -> Float[Array, "n h w patch"]:
+    """The 4x4 pixels around every second one, of which those outside the image are 0, in `_by_blocks`'s order."""
+    _, height, width, _ = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    patches = jnp.concatenate(
-        [x[:, 1 - i : 2 - i + height, 1 - j : 2 - j + width] for i in (0, 1) for j in (0, 1)], axis=-1
-    )
-    matrix = kernel[::-1, ::-1].reshape(2, 2, 2, 2, depth, -1).transpose(0, 2, 4, 1, 3, 5).reshape(4 * depth, -1)
-    blocks = (patches.reshape(-1, 4 * depth) @ matrix).reshape(size, height + 1, width + 1, 2, 2, -1)
-    whole = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(size, 2 * height + 2, 2 * width + 2, -1)
-    return whole[:, 1:-1, 1:-1]
+    slices = [x[:, row : row + height : 2, column : column + width : 2] for row, column in _pixels()]
+    return jnp.concatenate(slices, axis=-1)
+
+
+def _summed(patches: Float[Array, "n h w patch"]) -> Float[Array, "n height width depth"]:
+    """Where patches overlap, their sum; what is outside the image is left out."""
+    size, h, w, _ = patches.shape
+    corners = zip(itertools.product((0, 1), (0, 1)), jnp.split(patches, 4, axis=-1), strict=True)
+    blocks = sum(jnp.pad(block, ((0, 0), (i, 1 - i), (j, 1 - j), (0, 0))) for (i, j), block in corners)
+    blocks = blocks.reshape(size, h + 1, w + 1, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5)
+    return blocks.reshape(size, 2 * h + 2, 2 * w + 2, -1)[:, 1:-1, 1:-1]
+
+
+def _pixels() -> list[tuple[int, int]]:
+    """Rows and columns of a patch's pixels: its four blocks of 2x2, one after another."""
+    return [(2 * i + row, 2 * j + column) for i, j, row, column in itertools.product((0, 1), repeat=4)]
+
+
+def _by_blocks(kernel: Float[Array, "4 4 depth outputs"]) -> Float[Array, "2 2 2 2 depth outputs"]:
+    """The kernel with its pixels in the order of `_pixels`."""
+    return kernel.reshape(2, 2, 2, 2, *kernel.shape[2:]).transpose(0, 2, 1, 3, 4, 5)
 
 
 class _ConvEncoder(nnx.Module):
