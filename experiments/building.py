@@ -172,11 +172,15 @@ def build_measure(config: train.Config, vae: models.VAE) -> measures.Measure:
 
 def build_optimizer(config: train.Config, learning_rate, estimator: estimators.Estimator):
     """The optimizer that the configuration names, with its schedule from `learning_rate`, a number or a traced one."""
+    rising = config.learning_rate_warmup_steps
+    steps = max(1, config.num_steps - rising)
     rate = {
         "constant": optax.constant_schedule(learning_rate),
-        "linear": optax.linear_schedule(learning_rate, 0.0, config.num_steps),
-        "cosine": optax.cosine_decay_schedule(learning_rate, config.num_steps),
+        "linear": optax.linear_schedule(learning_rate, 0.0, steps),
+        "cosine": optax.cosine_decay_schedule(learning_rate, steps),
     }[config.learning_rate_schedule]
+    if rising:
+        rate = optax.join_schedules([optax.linear_schedule(0.0, learning_rate, rising), rate], [rising])
     named = {"adam": optax.adam, "adagrad": optax.adagrad, "rmsprop": optax.rmsprop, "sgd": optax.sgd}
     optimizer = named[config.optimizer](rate)
     return optimizer if estimator.baseline is None else baselines.with_optimizer(optimizer)

@@ -94,6 +94,8 @@ class Config(command_line.BinarizedDataOptions):
     """At the start; of several each is trained."""
     learning_rate_schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """Constant, or down to 0 at the last step."""
+    learning_rate_warmup_steps: int = 0
+    """Steps over which it first rises from 0, linearly."""
     optimizer: Literal["adam", "adagrad", "rmsprop", "sgd"] = "adam"
     """From optax, with its defaults."""
     seed: int = 0
@@ -138,7 +140,7 @@ EXACT_EM_IGNORES = (
         "kl_warmup_steps",
         "kl_cycle_steps",
     ),
-    *("learning_rate", "learning_rate_schedule", "optimizer"),
+    *("learning_rate", "learning_rate_schedule", "learning_rate_warmup_steps", "optimizer"),
 )
 
 # What an option says about where things are and not about the numbers that come out.
@@ -168,6 +170,19 @@ PRESETS = {
         num_samples=2,
         kl_warmup_steps=5_000,
         num_steps=30_000,
+    ),
+    # As well as a published run of 49 seconds on a GPU, -96.716, in a quarter of a minute on two cores. Sizes and rates
+    # were chosen on validation images.
+    "binarized_mnist_quick": Config(
+        dataset="binarized_mnist",
+        binarization="none",
+        latent_dim=40,
+        hidden_sizes=(300,),
+        activation="gelu",
+        learning_rate=(5e-3,),
+        learning_rate_schedule="linear",
+        learning_rate_warmup_steps=500,
+        num_steps=4_000,
     ),
     # Algorithm 1 of Kingma & Welling 2014: M = 100, L = 1, Adagrad, until convergence: until ten reports of 1,000 steps
     # each have raised the best validation ELBO by less than 0.3 nats. Their SGVB estimator A is --kl sampled, their B
@@ -274,12 +289,12 @@ def parse(args: list[str]) -> Config:
         raise ValueError(f"--max-encoder-steps belongs to --inference aggressive; got {config.inference}")
     for name in (
         *("patience", "tolerance", "kl_warmup_steps", "kl_cycle_steps", "checkpoint_seconds", "seed", "group_size"),
-        "chunk_size",
+        *("chunk_size", "learning_rate_warmup_steps"),
         *("free_bits", "mmd_weight"),
     ):
         if not 0 <= getattr(config, name) < math.inf:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 0; got {getattr(config, name)}")
-    for name in ("num_steps", "kl_warmup_steps", "kl_cycle_steps", "seed"):
+    for name in ("num_steps", "kl_warmup_steps", "kl_cycle_steps", "learning_rate_warmup_steps", "seed"):
         if getattr(config, name) >= 2**31:
             raise ValueError(f"--{name.replace('_', '-')} must be below 2^31; got {getattr(config, name)}")
     for name, numbers in (("beta", config.beta), ("learning-rate", config.learning_rate)):

@@ -150,6 +150,21 @@ def test_vmap_over_examples_and_keys_equals_a_loop(small_problem):
     np.testing.assert_allclose(together, one_by_one, rtol=1e-6)
 
 
+def test_memory_of_training_is_set_by_the_chunk_whatever_k():
+    vae = models.mlp_vae((28, 28), 50, (200,))
+    params = jax.eval_shape(vae.init, jax.random.key(0))
+    x = jax.ShapeDtypeStruct((20, 28, 28), jnp.float32)
+
+    def temporary_bytes(num_samples, chunk_size):
+        objective = objectives.make_iwae(vae, num_samples=num_samples, chunk_size=chunk_size)
+        gradient = jax.jit(jax.grad(objective, has_aux=True))
+        return gradient.lower(params, jax.random.key(1), x).compile().memory_analysis().temp_size_in_bytes
+
+    small, large = temporary_bytes(200, 50), temporary_bytes(5000, 50)
+    assert large < 1.25 * small, "25 times as many samples"
+    assert large < temporary_bytes(200, None)
+
+
 @pytest.mark.parametrize("make", [objectives.make_elbo, objectives.make_iwae])
 def test_data_that_are_not_finite_are_counted(small_problem, make):
     vae, params, x = small_problem

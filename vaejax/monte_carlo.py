@@ -195,17 +195,24 @@ def over_draws(
     """
     if not isinstance(integrand, Broadcasting):
         return over_samples(lambda key: term(draw(key)), key, num_samples, chunk_size)
-    draws = over_samples(draw, key, num_samples)
+    check_count("num_samples", num_samples)
+    (key,) = jax.random.split(key, 1)  # as `over_samples` does
+
+    def at_once(indices: Array) -> Any:
+        return term(jax.vmap(lambda index: draw(jax.random.fold_in(key, index)))(indices))
+
+    indices = jnp.arange(num_samples)
     if chunk_size is None or chunk_size >= num_samples:
-        return term(draws)
+        return at_once(devices.spread(devices.SAMPLES, indices))
     check_count("chunk_size", chunk_size)
     whole = num_samples // chunk_size * chunk_size
-    chunks = draws[:whole].reshape(-1, chunk_size, *draws.shape[1:])
-    results = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), lax.map(jax.checkpoint(term), chunks))
+    # Draws too are made anew in the backward pass: kept, those of all K would be in memory.
+    chunk = jax.checkpoint(at_once)
+    results = lax.map(chunk, indices[:whole].reshape(-1, chunk_size))
+    results = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
     if whole == num_samples:
         return results
-    rest = jax.checkpoint(term)(draws[whole:])
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), results, rest)
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), results, chunk(indices[whole:]))
 
 
 def over_indices(term: Callable[[Array], Any], num: int, chunk_size: int | None = None) -> Any:
