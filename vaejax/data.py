@@ -145,7 +145,11 @@ def binarize_dynamic(key: Key[Array, ""], images: ArrayLike) -> Float[Array, "..
 
     Source: Burda, Grosse and Salakhutdinov, Importance Weighted Autoencoders, 2016.
     """
-    images = _unit_images(images)
+    return _draw_pixels(key, _unit_images(images))
+
+
+@jax.jit  # outside of one, ten operations would be ten programs to compile
+def _draw_pixels(key: Key[Array, ""], images: Float[Array, "..."]) -> Float[Array, "..."]:
     shape = images.shape or (1,)
     # Words along the last axis, so that a batch that is spread over devices draws each part where it is.
     pairs = -(-shape[-1] // 2)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Float, Key
+from jaxtyping import Array, ArrayLike, Bool, Float, Key
 from numpyro.distributions.kl import kl_divergence as numpyro_kl_divergence
 
 from vaejax import data
@@ -318,7 +318,7 @@ def data_log_prob(p: dist.Distribution, x: Array) -> Array:
     check_support(p, x)
     if isinstance(without_wrappers(p), BernoulliLogits):  # which refuses by itself
         return log_prob(p, x)
-    return jnp.where(_in_support(p, x), log_prob(p, x), jnp.nan)
+    return jnp.where(in_support(p, x), log_prob(p, x), jnp.nan)
 
 
 def check_support(p: dist.Distribution, x: Array) -> None:
@@ -330,7 +330,7 @@ def check_support(p: dist.Distribution, x: Array) -> None:
     if isinstance(x, Tracer):
         return
     data.check_finite(x, "data")
-    supported = _in_support(p, x)
+    supported = in_support(p, x)
     if not isinstance(supported, Tracer) and not supported.all():
         raise ValueError(_unsupported(p, x))
 
@@ -365,7 +365,8 @@ def _mean_over_states(q: dist.Distribution, function: Callable[[dist.Distributio
     return means.sum(axis=(0, *range(len(q.batch_shape) + 1, means.ndim)))
 
 
-def _in_support(p: dist.Distribution, x: Array) -> Array:
+def in_support(p: dist.Distribution, x: Array) -> Bool[Array, "..."]:
+    """Where p can have produced the data; all of it, of a family that does not say."""
     if p.support is None:  # of a user's own family that does not say
         return jnp.asarray(True)
     return jnp.asarray(p.support(x))

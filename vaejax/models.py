@@ -1,5 +1,6 @@
 """Variational autoencoders as tuples of pure functions, and the factories that build them."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import numpy as np
 import numpyro.distributions as dist
 from jax.ad_checkpoint import checkpoint_name
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Float, Key
+from jaxtyping import Array, ArrayLike, Bool, Float, Key
 
 from vaejax import data, distributions, networks
 from vaejax.distributions import Head, Params
@@ -313,9 +314,20 @@ def check_data(vae: VAE, params: Params, x: ArrayLike) -> None:
                 f"expected finite parameters; came NaN or infinite values in params{jax.tree_util.keystr(path)}: the "
                 "training diverged, for which a smaller learning rate is the usual cure"
             )
+    x = jnp.asarray(x)
+    supported = _is_supported(vae, params, x)
+    if isinstance(supported, Tracer) or not supported:
+        distributions.check_support(_of_some_code(vae, params, x), x)
+
+
+@functools.partial(jax.jit, static_argnums=0)  # operation by operation, compiling the decoder takes a second
+def _is_supported(vae: VAE, params: Params, x: Array) -> Bool[Array, ""]:
+    return distributions.in_support(_of_some_code(vae, params, x), x).all()
+
+
+def _of_some_code(vae: VAE, params: Params, x: Array) -> dist.Distribution:
     q = jax.eval_shape(vae.encode, params, x)
-    code = jnp.zeros(q.event_shape, _params_dtype(params))
-    distributions.check_support(vae.decode(params, code), jnp.asarray(x))
+    return vae.decode(params, jnp.zeros(q.event_shape, _params_dtype(params)))
 
 
 def with_batch_axis(vae: VAE, params: Params, x: ArrayLike) -> Array:
