@@ -249,7 +249,7 @@ class JaxLoop:
 
 
 class Numpyro:
-    """SVI with flax modules, updates in a `fori_loop`, as NumPyro's own example of a VAE has them."""
+    """SVI with flax modules, updates in a `fori_loop` that adds up the loss, as NumPyro's example of a VAE has them."""
 
     def __init__(self, work: Work, encoder: Layers, decoder: Layers, images: np.ndarray):
         if work.kind != "train" or work.objective == "score":
@@ -290,11 +290,13 @@ class Numpyro:
     def _advance(self, state, images, order, units):
         size, batches = self.work.batch_size, len(self.images) // self.work.batch_size
 
-        def body(i, state):
+        def body(i, carry):
+            total, state = carry
             rows = jax.lax.dynamic_slice_in_dim(order, (i % batches) * size, size)
-            return self.svi.update(state, images[rows])[0]
+            state, loss = self.svi.update(state, images[rows])
+            return total + loss, state
 
-        return jax.lax.fori_loop(0, units, body, state)
+        return jax.lax.fori_loop(0, units, body, (0.0, state))
 
     def value(self) -> tuple[float, float]:
         """As Vaejax.value."""
@@ -305,7 +307,7 @@ class Numpyro:
     def advance(self, units: int) -> None:
         """One call, with the images in an order of its own."""
         order = jax.random.permutation(jax.random.key(units), len(self.images))
-        self.state = jax.block_until_ready(self.advance_jitted(self.state, self.images, order, units))
+        _, self.state = jax.block_until_ready(self.advance_jitted(self.state, self.images, order, units))
 
 
 def _filled(tree: Any, layers: Layers) -> Any:

@@ -204,3 +204,17 @@ def test_fixed_std_must_be_positive(std):
 def test_unknown_likelihood_names_the_known():
     with pytest.raises(ValueError, match=r"must be one of \['bernoulli', 'gaussian'.*got 'poisson'"):
         distributions.likelihood_head("poisson")
+
+
+@pytest.mark.parametrize("event_shape", [(), (6,), (2, 3), (2, 3, 1)])
+def test_pixels_on_several_axes_are_summed(event_shape):
+    """Of several samples z for one batch of data, and NaN for the example with a grey pixel alone."""
+    logits = 3 * jax.random.normal(jax.random.key(0), (4, 5, *event_shape))
+    x = jax.random.bernoulli(jax.random.key(1), 0.5, (5, *event_shape)).astype(jnp.float32)
+    p = distributions.BernoulliLogits(logits).to_event(len(event_shape))
+    of_pixels = -np.logaddexp(0, np.where(x == 1, -1, 1) * np.asarray(logits, np.float64))
+    expected = of_pixels.sum(axis=tuple(range(2, 2 + len(event_shape))))
+    np.testing.assert_allclose(distributions.log_prob(p, x), expected, rtol=1e-5)
+    grey = x.at[(1, *[0] * len(event_shape))].set(0.5)
+    expected[:, 1] = np.nan
+    np.testing.assert_allclose(jax.jit(distributions.data_log_prob)(p, grey), expected, rtol=1e-5)

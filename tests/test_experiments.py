@@ -4,6 +4,7 @@ Runs that are not about start-up, signals or exit codes happen in this process, 
 conftest.py. All but the first compile with few optimizations, since they take some tens of steps only.
 """
 
+import importlib
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import EXPERIMENTS, is_picture, refusal
@@ -229,12 +231,30 @@ def test_help_names_every_option(quick):
         assert option in text
 
 
+@pytest.mark.parametrize(
+    ("schedule", "after"), [("constant", [1.0, 1.0, 1.0]), ("linear", [1.0, 0.5, 0.0]), ("cosine", [1.0, 0.5, 0.0])]
+)
+def test_the_learning_rate_rises_before_it_falls(cli, schedule, after):
+    train, building = cli[0], importlib.import_module("building")
+    words = ("--learning-rate-warmup-steps", "4", "--num-steps", "10", "--optimizer", "sgd")
+    config = train.parse([*words, "--learning-rate-schedule", schedule])
+    optimizer = building.build_optimizer(config, 2.0, building.build_estimator(config))
+    state, rates, gradient = optimizer.init(jnp.zeros(())), [], -jnp.ones(())
+    for _ in range(11):
+        with jax.numpy_dtype_promotion("standard"):  # as `training.ascend` does
+            update, state = optimizer.update(gradient, state)
+        rates.append(float(update))
+    np.testing.assert_allclose(rates[:5], [0.0, 0.5, 1.0, 1.5, 2.0])
+    np.testing.assert_allclose([rates[4], rates[7], rates[10]], 2 * np.array(after), atol=1e-6)
+
+
 def test_presets_are_changed_by_options(cli):
     train, _ = cli
     config = train.parse(["--preset", "aevb", "--dataset", "digits", "--optimizer", "sgd"])
     assert (config.dataset, config.optimizer) == ("digits", "sgd")
     assert (config.batch_size, config.num_samples, config.patience) == (100, 1, 10)
     assert train.parse(["--preset=binarized_mnist"]).latent_dim == 50
+    assert train.parse(["--preset=binarized_mnist_quick"]).activation == "gelu"
     assert train.parse([]) == train.Config(hidden_sizes=(200, 200))
     assert train.parse(["--model", "conv"]).hidden_sizes == (32, 64, 256)
 

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen, nnx
+from jax.test_util import check_grads
 
 from vaejax import networks
 
@@ -146,6 +147,19 @@ def test_convolutions_as_products_are_those_of_flax(image_shape):
         (of_state, of_x), (own_of_x, own_of_kernel) = pull(slope), own_pull(slope)
         np.testing.assert_allclose(own_of_x, of_x, atol=1e-5)
         np.testing.assert_allclose(own_of_kernel, jax.tree.leaves(of_state)[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("product", [networks.halving_product, networks.doubling_product])
+def test_convolutions_as_products_have_derivatives_of_every_kind(product, x64):
+    """Forwards, backwards, twice, and under `vmap`, though each has the transpose of the other for its own."""
+    x, kernel = (
+        jax.random.normal(jax.random.key(i), shape, jnp.float64) for i, shape in enumerate([(2, 5, 4, 3), (4, 4, 3, 2)])
+    )
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # of check_grads itself
+        check_grads(lambda *arrays: product(*map(jnp.asarray, arrays)), (x, kernel), order=2, modes=("fwd", "rev"))
+    several = jnp.stack([x, 2 * x, -x])
+    one_by_one = jnp.stack([product(each, kernel) for each in several])
+    np.testing.assert_allclose(jax.vmap(product, (0, None))(several, kernel), one_by_one, atol=1e-12)
 
 
 def test_half_precision_is_of_the_arithmetic_alone():
