@@ -42,7 +42,7 @@ def of_bounds(config: train.Config, vae: models.VAE) -> Measure:
 
     def evaluate(params, images: np.ndarray) -> tuple[dict[str, Any], str]:
         key = jax.random.key(EVALUATION_KEY)
-        with tqdm(total=len(images), desc="test log p(x)", unit=" examples", leave=False) as bar:
+        with tqdm(total=len(images), desc="test log p(x)", unit=" examples", leave=False, disable=None) as bar:
             report = evaluation.report(vae, params, key, images, config.eval_samples, progress=bar.update)
         named = evaluation.numbers(report)
         renamed = {

@@ -58,8 +58,8 @@ def chosen_mesh(config: train.Config, axis: str, number: int) -> jax.sharding.Me
             f"devices under JAX_NUM_CPU_DEVICES={wanted}"
         )
     if number % wanted:
-        what = "--batch-size" if axis == devices.BATCH else "the number of runs"
-        raise ValueError(f"{what} must divide by the {wanted} devices; got {number}")
+        what = "--batch-size" if axis == devices.BATCH else "--seeds times the values of --beta and --learning-rate"
+        raise ValueError(f"{what} must be divisible by the {wanted} devices; got {number}")
     return devices.make_mesh(axis, found[:wanted])
 
 

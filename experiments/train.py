@@ -297,16 +297,21 @@ def parse(args: list[str]) -> Config:
     for name in ("num_steps", "kl_warmup_steps", "kl_cycle_steps", "learning_rate_warmup_steps", "seed"):
         if getattr(config, name) >= 2**31:
             raise ValueError(f"--{name.replace('_', '-')} must be below 2^31; got {getattr(config, name)}")
+    if config.learning_rate_warmup_steps >= config.num_steps:
+        raise ValueError(
+            f"--learning-rate-warmup-steps must be below --num-steps, {config.num_steps}; got "
+            f"{config.learning_rate_warmup_steps}"
+        )
     for name, numbers in (("beta", config.beta), ("learning-rate", config.learning_rate)):
         if not numbers or len(set(numbers)) < len(numbers):
             given = " ".join(map(str, numbers)) or "none"
             raise ValueError(f"--{name} must be one or more numbers, each once; got {given}")
     for number in config.beta:
         if not 0 <= number < math.inf:
-            raise ValueError(f"--beta must be at least 0; got {number}")
+            raise ValueError(f"--beta must be finite and at least 0; got {number}")
     for number in config.learning_rate:
         if not 0 < number < math.inf:
-            raise ValueError(f"--learning-rate must be a positive number; got {number}")
+            raise ValueError(f"--learning-rate must be positive and finite; got {number}")
     if not 1 <= config.seeds <= 10_000:
         raise ValueError(f"--seeds must be from 1 to 10,000; got {config.seeds}")
     if is_population(config):

@@ -61,8 +61,8 @@ def run(config: train.Config) -> int:
     begin(config, folder, metrics)
     where = "" if mesh is None else f" on {mesh.size} devices"
     print(
-        f"compiled in {compile_seconds:.1f} s{where}; {chunk_size(config):,} steps a report; leaves everything in "
-        f"{folder}"
+        f"compiled in {compile_seconds:.1f} s{where}; a report every {chunk_size(config):,} steps; leaves everything "
+        f"in {folder}"
     )
     measure = building.build_measure(config, vae)
     viewer = snapshots.Viewer(vae, held_out["test"], images["test"], folder)

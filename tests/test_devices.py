@@ -202,7 +202,7 @@ def test_devices_that_are_not_there_are_refused(tmp_path, tmp_path_factory):
     assert re.search(r"--devices 3: JAX sees 1, cpu\. .*JAX_NUM_CPU_DEVICES=3", said)
     env = environment(tmp_path_factory, JAX_NUM_CPU_DEVICES=3)
     said = train(tmp_path, "--devices", "3", env=env, expected=2)
-    assert "--batch-size must divide by the 3 devices; got 104" in said
+    assert "--batch-size must be divisible by the 3 devices; got 104" in said
     said = train(tmp_path, "--distributed", env=environment(tmp_path_factory), expected=2)
     assert "--distributed: JAX knows no cluster here" in said
     assert "JAX_COORDINATOR_ADDRESS=host:port" in said

@@ -218,3 +218,14 @@ def test_pixels_on_several_axes_are_summed(event_shape):
     grey = x.at[(1, *[0] * len(event_shape))].set(0.5)
     expected[:, 1] = np.nan
     np.testing.assert_allclose(jax.jit(distributions.data_log_prob)(p, grey), expected, rtol=1e-5)
+
+
+def test_a_pixel_that_is_neither_zero_nor_one_spoils_the_gradient_too():
+    logits, x = jnp.array([0.3, -2.0, 1.0, 100.0]), jnp.array([0.0, 0.5, 1.0, 1.0])
+
+    def log_prob(logits, x):
+        return distributions.BernoulliLogits(logits).log_prob(x).sum()
+
+    of_logits, of_x = jax.grad(log_prob, (0, 1))(logits, x)
+    np.testing.assert_allclose(of_logits, [-1 / (1 + np.exp(-0.3)), np.nan, 1 / (1 + np.e), 0.0], rtol=1e-6, atol=1e-30)
+    np.testing.assert_array_equal(of_x, logits)  # of x l - log(1 + e^l)

@@ -149,6 +149,7 @@ def test_convolutions_as_products_are_those_of_flax(image_shape):
         np.testing.assert_allclose(own_of_kernel, jax.tree.leaves(of_state)[0], atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("product", [networks.halving_product, networks.doubling_product])
 def test_convolutions_as_products_have_derivatives_of_every_kind(product, x64):
     """Forwards, backwards, twice, and under `vmap`, though each has the transpose of the other for its own."""

@@ -64,6 +64,7 @@ def test_any_batch_axes(problem):
     assert vae.encode(params, x[0]).batch_shape == ()
 
 
+@pytest.mark.slow
 def test_it_is_a_model_like_any_other(problem):
     """Bounds by several estimators, training, and every number of the evaluation that needs no mean."""
     vae, params, x = problem

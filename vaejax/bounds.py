@@ -5,11 +5,13 @@ An objective chooses the integrand and how samples are reduced, and nothing else
 """
 
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax import lax
 from jax.core import Tracer
@@ -321,7 +323,8 @@ def check_weight(name: str, weight: Weight) -> None:
         ValueError: with the step and the weight there.
     """
     if not callable(weight):
-        if isinstance(weight, str) or jnp.ndim(weight) or not (isinstance(weight, Tracer) or weight >= 0):
+        is_number = isinstance(weight, numbers.Real | np.ndarray | np.generic | jax.Array) and not jnp.ndim(weight)
+        if not is_number or not (isinstance(weight, Tracer) or weight >= 0):
             raise ValueError(f"{name} must be a number of at least 0 or a function of the step; got {weight!r}")
         return
     for step in (0, *(10**power for power in range(8))):

@@ -58,8 +58,8 @@ def spread(axis: str, tree: Any) -> Any:
     for leaf in jax.tree.leaves(tree):
         if leaf.shape[0] % number:
             raise ValueError(
-                f"expected a number of {axis} that divides by the {number} devices of the mesh's axis {axis!r}; came "
-                f"{leaf.shape[0]}: take another number, or fewer devices"
+                f"expected a length that is divisible by the {number} devices of the mesh's axis {axis!r}; came "
+                f"{leaf.shape[0]}: take another length, or fewer devices"
             )
     return lax.with_sharding_constraint(tree, PartitionSpec(axis))
 

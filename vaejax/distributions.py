@@ -5,6 +5,7 @@ describes, owns what parameters do not depend on the input (a shared standard de
 so that no output of a network gives an infinite density.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -63,14 +64,27 @@ def bounded_log_std(raw: Float[Array, "*shape"], bound: float = LOG_STD_BOUND) -
 
 
 @jax.custom_jvp
-def _softplus(x: Array) -> Array:
-    return jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
+def _log_prob_of_bits(logits: Array, bits: Array) -> Array:
+    x = _logit_against(logits, bits)
+    return -(jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x))))
 
 
-@_softplus.defjvp
-def _softplus_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (dx,) = primals, tangents
-    return _softplus(x), jax.nn.sigmoid(x) * dx
+@functools.partial(_log_prob_of_bits.defjvp, symbolic_zeros=True)
+def _log_prob_of_bits_jvp(primals, tangents):
+    (logits, bits), (dlogits, dbits) = primals, tangents
+    value = _log_prob_of_bits(logits, bits)
+    slope = jnp.where(bits == 1, 1, -1).astype(logits.dtype) * jax.nn.sigmoid(_logit_against(logits, bits))
+    terms = [
+        factor * tangent
+        for factor, tangent in ((slope, dlogits), (logits, dbits))
+        if not isinstance(tangent, jax.custom_derivatives.SymbolicZero)  # zero times an infinite logit is no number
+    ]
+    return value, sum(terms[1:], start=terms[0]) if terms else jnp.zeros_like(value)
+
+
+def _logit_against(logits: Array, bits: Array) -> Array:
+    """Of the other value; NaN, and so is the gradient, where a bit is neither."""
+    return jnp.where(bits == 1, -logits, jnp.where(bits == 0, logits, jnp.nan))
 
 
 class BernoulliLogits(dist.BernoulliLogits):
@@ -82,11 +96,10 @@ class BernoulliLogits(dist.BernoulliLogits):
     """
 
     def log_prob(self, value: ArrayLike, intermediates: Any = None) -> Array:
-        """Of zeros and ones, of any dtype; of any other value it is NaN."""
+        """Of zeros and ones, of any dtype; of any other value it is NaN, and so is its gradient."""
         del intermediates  # of numpyro's transformed distributions
-        logits, value = jnp.asarray(self.logits), jnp.asarray(value)
-        of_zero = jnp.where(value == 0, logits, jnp.nan)
-        return -_softplus(jnp.where(value == 1, -logits, of_zero))
+        logits = jnp.asarray(self.logits)
+        return _log_prob_of_bits(*jnp.broadcast_arrays(logits, jnp.asarray(value).astype(logits.dtype)))
 
 
 def bernoulli() -> Head:

@@ -109,7 +109,7 @@ def in_dtype(network: Network, dtype: Any) -> Network:
     >>> params["layer_0"]["kernel"].dtype, half.apply(params, jnp.ones((7, 3))).dtype
     (dtype('float32'), dtype(bfloat16))
     """
-    if not jnp.issubdtype(dtype, jnp.floating):
+    if isinstance(dtype, str) or not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"expected a floating dtype, such as jnp.bfloat16; came {dtype!r}")
 
     def cast(tree: Any) -> Any:

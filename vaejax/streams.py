@@ -92,7 +92,7 @@ def make_stream(source: Source, batch_size: int, seed: int) -> Stream:
         raise ValueError("expected at least one example to train on; came none")
     hosts, mine = jax.process_count(), jax.process_index()
     if batch_size % hosts:
-        raise ValueError(f"batch_size must divide by the {hosts} processes; got {batch_size}")
+        raise ValueError(f"batch_size must be divisible by the {hosts} processes; got {batch_size}")
     number = len(source)
 
     # Not Grain's own shuffle: the numbers that it puts beside each other are correlated, and 500 steps on binarized
@@ -120,7 +120,7 @@ def read(stream: Stream, start: int, num_steps: int, *, mesh: Mesh | None = None
         ahead: arrays that are read while the device computes; memory holds so many, and those in use.
 
     Raises:
-        ValueError: if a number is negative or none.
+        ValueError: if a number is negative or none, or the batch is not divisible by the devices of the mesh.
 
     >>> stream = make_stream(np.arange(10.0), batch_size=4, seed=0)
     >>> next(read(stream, 0, 3)).shape
@@ -133,6 +133,11 @@ def read(stream: Stream, start: int, num_steps: int, *, mesh: Mesh | None = None
     if start < 0:
         raise ValueError(f"start must be at least 0; got {start}")
     options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
+    if mesh is not None and stream.batch_size % mesh.shape[devices.BATCH]:
+        raise ValueError(
+            f"batch_size must be divisible by the {mesh.shape[devices.BATCH]} devices of the mesh; got "
+            f"{stream.batch_size}"
+        )
     layout = None if mesh is None else NamedSharding(mesh, PartitionSpec(None, devices.BATCH))
     waiting = None  # on its way to the device while the one before it is in use
     for chunk in stream.batches[start:].batch(num_steps).to_iter_dataset(options):
