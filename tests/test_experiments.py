@@ -501,8 +501,8 @@ def test_full_disk_keeps_the_last_good_checkpoint(cli, quick, undisturbed, stopp
     folder = shutil.copytree(stopped[0], tmp_path / "digits")
     (*_, last) = checkpoints.steps(folder / "checkpoints")
     options = (*OFTEN, "--resume", "--runs-dir", tmp_path)
-    # No file may grow beyond 12 kB. Set by a process of its own, since JAX warns when this one forks.
-    code = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, 12_000)); "
+    # No file may grow beyond 6 kB. Set by a process of its own, since JAX warns when this one forks.
+    code = "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000)); "
     code += "os.execv(sys.argv[1], sys.argv[1:])"
     limited = [sys.executable, "-c", code, *map(str, command(*options))]
     done = subprocess.run(limited, env=quick, capture_output=True, text=True)
