@@ -123,7 +123,7 @@ def test_what_does_not_divide_is_refused():
     with jax.sharding.use_abstract_mesh(mesh):
         assert devices.size("batch") == 8
         assert devices.size("runs") == 1
-        with pytest.raises(ValueError, match=r"divides by the 8 devices of the mesh's axis 'batch'; came 12"):
+        with pytest.raises(ValueError, match=r"divisible by the 8 devices of the mesh's axis 'batch'; came 12"):
             devices.spread("batch", np.zeros((12, 3)))
 
 

@@ -122,8 +122,8 @@ def test_runs_go_side_by_side_where_that_pays(cli):
     [
         (("--seeds", "0"), ["--seeds must be from 1"]),
         (("--beta", "1", "1"), ["--beta must be one or more numbers, each once; got 1.0 1.0"]),
-        (("--beta", "1", "-1"), ["--beta must be at least 0; got -1.0"]),
-        (("--learning-rate", "0.1", "0"), ["--learning-rate must be a positive number; got 0.0"]),
+        (("--beta", "1", "-1"), ["--beta must be finite and at least 0; got -1.0"]),
+        (("--learning-rate", "0.1", "0"), ["--learning-rate must be positive and finite; got 0.0"]),
         (("--seeds", "2", "--patience", "3"), ["--patience belongs to a single run"]),
         (("--seeds", "2", "--inference", "em"), ["need --inference amortized; got em"]),
         (("--group-size", "2"), ["--group-size belongs to several runs"]),
