@@ -174,7 +174,7 @@ def build_measure(config: train.Config, vae: models.VAE) -> measures.Measure:
 def build_optimizer(config: train.Config, learning_rate, estimator: estimators.Estimator):
     """The optimizer that the configuration names, with its schedule from `learning_rate`, a number or a traced one."""
     rising = config.learning_rate_warmup_steps
-    steps = max(1, config.num_steps - rising)
+    steps = config.num_steps - rising
     rate = {
         "constant": optax.constant_schedule(learning_rate),
         "linear": optax.linear_schedule(learning_rate, 0.0, steps),

@@ -250,8 +250,8 @@ def log_prob(distribution: dist.Distribution, value: ArrayLike) -> Array:
         ValueError: if the distribution is a point mass.
     """
     check_has_density(distribution)
-    # numpyro 0.22 broadcasts a prior of batch shape () over the batch, and its Bernoulli mixes bool with float.
     distribution, value = _flat(distribution, value)
+    # numpyro 0.22 broadcasts a prior of batch shape () over the batch, and its Bernoulli mixes bool with float.
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         return jnp.asarray(distribution.log_prob(value))
 
@@ -379,8 +379,8 @@ def _mean_over_states(q: dist.Distribution, function: Callable[[dist.Distributio
 
 
 def in_support(p: dist.Distribution, x: Array) -> Bool[Array, "..."]:
-    """Where p can have produced the data; all of it, of a family that does not say."""
-    if p.support is None:  # of a user's own family that does not say
+    """Whether p can have produced the data x: (*batch,), or () and true of a user's own family that does not say."""
+    if p.support is None:
         return jnp.asarray(True)
     return jnp.asarray(p.support(x))
 

@@ -218,34 +218,6 @@ def doubling_product(
     return _overlay((x.reshape(-1, depth) @ matrix).reshape(*x.shape[:-1], -1))
 
 
-# The two maps between images and their patches are each other's transposes, and each is quick in another form: patches
-# as sixteen slices, images as a sum of four. So each has the other's transpose for its derivative.
-
-
-@jax.custom_jvp
-def _patches(x: Float[Array, "n height width depth"]) -> Float[Array, "n h w patch"]:
-    return _sliced(x)
-
-
-@_patches.defjvp
-def _patches_jvp(primals, tangents):
-    patches = _patches(*primals)
-    (tangent,) = jax.linear_transpose(_summed, patches)(*tangents)
-    return patches, tangent
-
-
-@jax.custom_jvp
-def _overlay(patches: Float[Array, "n h w patch"]) -> Float[Array, "n height width depth"]:
-    return _summed(patches)
-
-
-@_overlay.defjvp
-def _overlay_jvp(primals, tangents):
-    image = _overlay(*primals)
-    (tangent,) = jax.linear_transpose(_sliced, image)(*tangents)
-    return image, tangent
-
-
 def _sliced(x: Float[Array, "n height width depth"]) -> Float[Array, "n h w patch"]:
     """The 4x4 pixels around every second one, of which those outside the image are 0, in `_by_blocks`'s order."""
     _, height, width, _ = x.shape
@@ -261,6 +233,22 @@ def _summed(patches: Float[Array, "n h w patch"]) -> Float[Array, "n height widt
     blocks = sum(jnp.pad(block, ((0, 0), (i, 1 - i), (j, 1 - j), (0, 0))) for (i, j), block in corners)
     blocks = blocks.reshape(size, h + 1, w + 1, 2, 2, -1).transpose(0, 1, 3, 2, 4, 5)
     return blocks.reshape(size, 2 * h + 2, 2 * w + 2, -1)[:, 1:-1, 1:-1]
+
+
+def _linear(apply: Callable[[Array], Array], mirror: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """The linear map `apply`, with the transpose of `mirror` for its derivative: the same map, quicker backwards."""
+    function = jax.custom_jvp(apply)
+
+    @function.defjvp
+    def derivative(primals, tangents):
+        value = function(*primals)
+        return value, *jax.linear_transpose(mirror, value)(*tangents)
+
+    return function
+
+
+# Each is the other's transpose, and quick in another form: patches as sixteen slices, images as a sum of four.
+_patches, _overlay = _linear(_sliced, _summed), _linear(_summed, _sliced)
 
 
 def _pixels() -> list[tuple[int, int]]:
