@@ -1,125 +1,23 @@
 """Compare gradient estimators, their noise, cost and training: `python experiments/compare_gradients.py --help`."""
 
-import dataclasses
-import difflib
-import math
-import os
-import pathlib
 import sys
 
-import command_line
-import tyro
-
-ESTIMATORS = (
-    "pathwise",
-    "score_function",
-    "moving_average",
-    "nvil",
-    "leave_one_out",
-    "measure_valued",
-    "pathwise_sampled_kl",
-    "sticking_the_landing",
-    "iwae_pathwise",
-    "doubly_reparameterized",
-    "vimco",
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(command_line.BinarizedDataOptions):
-    """Options of a comparison. Every one of them is written to config.json."""
-
-    latent_dim: int = 0
-    """Numbers in one code; 0: 5 for digits, else 20."""
-    hidden_sizes: tuple[int, ...] = ()
-    """Hidden tanh units of encoder and decoder; by default 50 for digits, else 500."""
-    estimators: tuple[str, ...] = ESTIMATORS
-    """Which to compare, by name; pathwise, the unit of all ratios, is always among them."""
-    num_samples: tuple[int, ...] = (1, 4, 16, 64)
-    """Values of K, samples of z for each example; 1, the unit, is always among them."""
-    num_repeats: int = 200
-    """Gradients behind each variance."""
-    comparison_batch_size: int = 50
-    """Training images whose gradient is compared, the same ones at all moments."""
-    max_decodings: int = 100
-    """Leave out what decodes more codes than that for one example of one gradient."""
-    timing_rounds: int = 30
-    """Gradients timed for each estimator and K, all by turns."""
-    num_steps: int = 2000
-    """Of training: the moments are its start, its middle and its end."""
-    batch_size: int = 100
-    """Examples in a training batch."""
-    learning_rate: float = 2e-3
-    """Adam's."""
-    num_seeds: int = 5
-    """Training runs of each estimator, all in one vmap."""
-    max_training_decodings: int = 32
-    """As --max-decodings, for training."""
-    baseline_steps: int = 500
-    """Steps for which trained baselines learn at each moment, while the model is frozen."""
-    seed: int = 0
-    """Of parameters, order and noise."""
-    runs_dir: str = "runs"
-    """Where runs are kept."""
-    name: str | None = None
-    """Folder of this run in runs_dir; by default gradients-DATASET, with a number if it is taken."""
-
-
-def parse(args: list[str]) -> Config:
-    """The configuration from the command line, with the defaults of its dataset.
-
-    Raises:
-        ValueError: if an option is out of range, an estimator is unknown or the folder is taken.
-    """
-    config = tyro.cli(
-        Config, description="Compare gradient estimators: their noise, their cost, the training they make.", args=args
-    )
-    for name in config.estimators:
-        if name not in ESTIMATORS:
-            near = difflib.get_close_matches(name, ESTIMATORS, 1, 0.4)
-            advice = f"did you mean {near[0]}? " if near else ""
-            raise ValueError(f"--estimators: {name!r} is unknown; {advice}Known are {', '.join(ESTIMATORS)}")
-    least = {"num_repeats": 3, "latent_dim": 0}
-    counts = ("comparison_batch_size", "max_decodings", "timing_rounds", "num_steps", "batch_size", "num_seeds")
-    least |= dict.fromkeys((*counts, "max_training_decodings", "baseline_steps"), 1)
-    for name, smallest in least.items():
-        if getattr(config, name) < smallest:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {smallest}; got {getattr(config, name)}")
-    if not all(number >= 1 for number in config.num_samples):
-        raise ValueError(f"--num-samples must be at least 1; got {' '.join(map(str, config.num_samples))}")
-    for name in ("num_steps", "seed"):
-        if not 0 <= getattr(config, name) < 2**31:
-            raise ValueError(f"--{name.replace('_', '-')} must be from 0 to 2^31 - 1; got {getattr(config, name)}")
-    if not 0 < config.learning_rate < math.inf:
-        raise ValueError(f"--learning-rate must be a positive number; got {config.learning_rate}")
-    if config.name is not None and (pathlib.Path(config.runs_dir) / config.name).exists():
-        raise ValueError(f"the run {pathlib.Path(config.runs_dir) / config.name} exists: choose another --name")
-    small = config.dataset == "digits"
-    # What everything is compared with comes along: one reparameterized sample, and reparameterization of each bound.
-    needed = {"pathwise", *config.estimators}
-    if needed & {"doubly_reparameterized", "vimco"}:
-        needed.add("iwae_pathwise")
-    return dataclasses.replace(
-        config,
-        latent_dim=config.latent_dim or (5 if small else 20),
-        hidden_sizes=config.hidden_sizes or ((50,) if small else (500,)),
-        estimators=tuple(name for name in ESTIMATORS if name in needed),
-        num_samples=tuple(sorted({1, *config.num_samples})),
-    )
+from engines.harness import command_line
 
 
 def main() -> None:
-    """Run the command line. Mistakes of the user end in one line and exit code 2, a signal in 128 + its number."""
+    """Run the command line. Mistakes of the user end in one line and exit code 2."""
     with command_line.errors_in_one_line():
-        config = parse(sys.argv[1:])
+        from engines.gradients import config as options
+
+        config = options.parse(sys.argv[1:])
         print(f"vaejax: {len(config.estimators)} gradient estimators on {config.dataset}; starting JAX")
         if config.dataset == "digits":
             # Compilation takes most of the time, and half of it at this level, where these programs run as fast.
-            flags = os.environ.get("XLA_FLAGS", "")
-            os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false {flags}"
-        import gradient_comparison  # JAX is imported only now, after the first sign of life
+            command_line.compile_quickly()
+        from engines.gradients import run  # JAX is imported only now, after the first sign of life
 
-        gradient_comparison.run(config)
+        run.run(config)
 
 
 if __name__ == "__main__":

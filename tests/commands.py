@@ -1,11 +1,17 @@
 """What the tests of the command lines share: where they are, what a refusal must look like, what a picture is."""
 
+import importlib
 import pathlib
 import sys
 
 import pytest
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1] / "experiments"
+
+
+def main_of(name):
+    """The `main` of a command; the fixture `experiments` makes it importable."""
+    return importlib.import_module(name).main
 
 
 def refusal(main, monkeypatch, capsys, *options):

@@ -16,7 +16,7 @@ import pytest
 from commands import EXPERIMENTS
 
 # Most of the suite's time is compilation of programs that run for milliseconds; also those of the commands it starts.
-FASTER_COMPILATION = "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
+FASTER_COMPILATION = "--xla_backend_optimization_level=1"
 os.environ["XLA_FLAGS"] = f"{FASTER_COMPILATION} {os.environ.get('XLA_FLAGS', '')}".strip()
 jax.config.update("jax_disable_most_optimizations", True)
 # Tests that make the same model compile the same programs. The folder is this process's own, because a command that a

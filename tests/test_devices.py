@@ -117,13 +117,13 @@ def test_an_evaluation_is_spread_too(found):
 def test_what_does_not_divide_is_refused():
     with pytest.raises(ValueError, match=r"axis must be 'batch', 'samples' or 'runs'; got 'width'"):
         devices.make_mesh("width")
-    with pytest.raises(ValueError, match="at least one device; came none"):
+    with pytest.raises(ValueError, match="at least one device; got none"):
         devices.make_mesh(devices=[])
     mesh = jax.sharding.AbstractMesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     with jax.sharding.use_abstract_mesh(mesh):
         assert devices.size("batch") == 8
         assert devices.size("runs") == 1
-        with pytest.raises(ValueError, match=r"divisible by the 8 devices of the mesh's axis 'batch'; came 12"):
+        with pytest.raises(ValueError, match=r"divisible by the 8 devices of the mesh's axis 'batch'; got 12"):
             devices.spread("batch", np.zeros((12, 3)))
 
 

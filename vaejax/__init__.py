@@ -10,27 +10,24 @@
 """
 
 from vaejax import (
-    adversarial,
-    augmentation,
     autoencoders,
-    baselines,
-    checkpoints,
     data,
+    devices,
     distributions,
     estimators,
     evaluation,
-    families,
     inference,
     laboratory,
     models,
-    monte_carlo,
-    networks,
     objectives,
-    reparameterization,
-    sequences,
     training,
-    two_sample,
 )
+from vaejax.autoencoders import adversarial
+from vaejax.data import augmentation, streams
+from vaejax.distributions import families, reparameterization, two_sample
+from vaejax.estimators import baselines, monte_carlo
+from vaejax.models import networks, sequences
+from vaejax.training import checkpoints
 
 __version__ = "0.1.0"
 
@@ -41,6 +38,7 @@ __all__ = [
     "baselines",
     "checkpoints",
     "data",
+    "devices",
     "distributions",
     "estimators",
     "evaluation",
@@ -53,6 +51,7 @@ __all__ = [
     "objectives",
     "reparameterization",
     "sequences",
+    "streams",
     "training",
     "two_sample",
 ]

@@ -37,7 +37,7 @@ def make_mesh(axis: str = BATCH, devices: Sequence[Any] | None = None) -> Mesh:
         raise ValueError(f"axis must be {BATCH!r}, {SAMPLES!r} or {RUNS!r}; got {axis!r}")
     devices = jax.devices() if devices is None else list(devices)
     if not devices:
-        raise ValueError("expected at least one device; came none")
+        raise ValueError("expected at least one device; got none")
     return jax.make_mesh((len(devices),), (axis,), axis_types=(AxisType.Auto,), devices=devices)
 
 
@@ -58,7 +58,7 @@ def spread(axis: str, tree: Any) -> Any:
     for leaf in jax.tree.leaves(tree):
         if leaf.shape[0] % number:
             raise ValueError(
-                f"expected a length that is divisible by the {number} devices of the mesh's axis {axis!r}; came "
+                f"expected a length that is divisible by the {number} devices of the mesh's axis {axis!r}; got "
                 f"{leaf.shape[0]}: take another length, or fewer devices"
             )
     return lax.with_sharding_constraint(tree, PartitionSpec(axis))

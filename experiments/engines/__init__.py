@@ -1,0 +1,1 @@
+"""What the commands run: a folder for each, and the harness that all of them share."""

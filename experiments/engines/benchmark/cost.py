@@ -1,0 +1,128 @@
+"""What a training step costs against the number of samples, the batch size and the size of the code."""
+
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+
+from engines.harness import run_folder
+from engines.harness.pictures import STYLE, save
+from vaejax import models, objectives, training
+
+CHUNK = 50  # of the K samples at once
+
+VALUES = {
+    "samples K": (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
+    "batch size": (10, 30, 100, 300, 1000, 3000),
+    "latent dimension": (2, 5, 10, 20, 50, 100, 200, 500, 1000),
+}
+
+MODELS = {
+    "samples K": "784-200-200-50, importance-weighted, batch 20, 50 samples at once",
+    "batch size": "784-500-20, ELBO, K = 1",
+    "latent dimension": "784-500-L, ELBO, batch 100, K = 1",
+}
+
+
+def run(folder: pathlib.Path, repeats: int, values: dict[str, tuple[int, ...]] = VALUES) -> None:
+    """Measure, save, draw and print."""
+    rows = [row for axis, numbers in values.items() for row in measured(axis, numbers, repeats)]
+    run_folder.write_json(folder / "cost.json", rows)
+    with plt.rc_context(STYLE):
+        save({"cost": draw(folder)}, folder)
+    print(table(rows))
+    print(f"\nThe picture is {folder}/cost.png")
+
+
+def measured(axis: str, numbers: tuple[int, ...], repeats: int) -> list[dict[str, Any]]:
+    """A row for each number: seconds of a step, in turns with the others, and bytes that its program works in."""
+    steps = {number: compiled(axis, number) for number in numbers}
+    seconds: dict[int, list[float]] = {number: [] for number in numbers}
+    for repeat in range(repeats + 1):
+        for number, (step, _) in steps.items():
+            took, done = 0.0, 0
+            while took < 0.05:
+                start = time.perf_counter()
+                step()
+                took += time.perf_counter() - start
+                done += 1
+            if repeat:  # the first warms up
+                seconds[number].append(took / done)
+        print(f"\rcost of {axis}: {repeat} of {repeats} measurements", end="", flush=True)
+    print("\r" + " " * 70, end="\r")
+    rows = []
+    for number, (_, work_bytes) in steps.items():
+        low, middle, high = np.quantile(seconds[number], (0.25, 0.5, 0.75))
+        spread = float((high - low) / middle)
+        rows.append(
+            {"axis": axis, "value": number, "seconds": float(middle), "spread": spread, "work_bytes": work_bytes}
+        )
+    return rows
+
+
+def compiled(axis: str, number: int) -> tuple[Callable[[], None], int]:
+    """One step, to be called, and the bytes of what its compiled program keeps between its operations."""
+    rng = np.random.default_rng(0)
+    if axis == "samples K":
+        vae = models.mlp_vae((28, 28), 50, (200, 200))
+        objective = objectives.make_iwae(vae, num_samples=number, chunk_size=CHUNK)
+        size = 20
+    else:
+        vae = models.mlp_vae((28, 28), number if axis == "latent dimension" else 20, (500,))
+        objective, size = objectives.make_elbo(vae), number if axis == "batch size" else 100
+    optimizer = optax.adam(1e-3)
+    step = training.make_train_step(objective, optimizer)
+    state = training.init_state(vae.init(jax.random.key(0)), optimizer)
+    images = jax.numpy.asarray(rng.random((size, 28, 28)) > 0.8, np.float32)
+    key = jax.random.key(1)
+    program = jax.jit(step).lower(state, key, images).compile()
+    memory = program.memory_analysis()
+    return lambda: jax.block_until_ready(program(state, key, images)), int(memory.temp_size_in_bytes)
+
+
+def slope(rows: list[dict[str, Any]]) -> float:
+    """Of log seconds against log value, by least squares over the larger half of the values."""
+    half = rows[len(rows) // 2 :]
+    return float(np.polyfit(*(np.log([row[name] for row in half]) for name in ("value", "seconds")), 1)[0])
+
+
+def draw(folder: pathlib.Path) -> plt.Figure:
+    """Seconds of a step and bytes of its work against each number, from what was saved, both on logarithmic axes."""
+    rows = json.loads((folder / "cost.json").read_text())
+    axes_of = list(dict.fromkeys(row["axis"] for row in rows))
+    figure, axes = plt.subplots(2, len(axes_of), figsize=(3.8 * len(axes_of), 5.6), layout="constrained", squeeze=False)
+    for column, name in enumerate(axes_of):
+        mine = [row for row in rows if row["axis"] == name]
+        values = np.array([row["value"] for row in mine])
+        for line, (quantity, unit, title) in enumerate(
+            (("seconds", 1e3, "Time of a training step [ms]"), ("work_bytes", 2**-20, "Memory of its work [MiB]"))
+        ):
+            panel = axes[line, column]
+            numbers = unit * np.array([row[quantity] for row in mine])
+            panel.loglog(values, numbers, "o-", label="measured")
+            panel.loglog(values, numbers[-1] * values / values[-1], ":", color="grey", label="in proportion")
+            panel.set_xlabel(name[0].upper() + name[1:])
+            if column == 0:
+                panel.set_ylabel(title)
+            if line == 0:
+                panel.set_title(f"{MODELS[name]}\nslope {slope(mine):.2f}", fontsize=8)
+        axes[0, column].legend()
+    return figure
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A line for each number."""
+    lines = []
+    for name in dict.fromkeys(row["axis"] for row in rows):
+        mine = [row for row in rows if row["axis"] == name]
+        lines.append(f"\n{name} ({MODELS[name]}); slope of the larger half {slope(mine):.2f}")
+        for row in mine:
+            memory = row["work_bytes"] / 2**20
+            lines.append(f"  {row['value']:>6,}  {1e3 * row['seconds']:10.2f} ms  {memory:8.1f} MiB")
+    return "\n".join(lines)

@@ -1,0 +1,246 @@
+"""Runs `benchmark.py`: every system in a process of its own, checked against the others, then timed in turns."""
+
+import dataclasses
+import logging
+import math
+import multiprocessing
+import resource
+import time
+from typing import Any
+
+import numpy as np
+
+from engines.benchmark.config import Config
+from engines.benchmark.work import WORK, Work, images_of, multiplications, num_parameters, weights_of
+from engines.harness import run_folder
+
+UNITS = {"train": "steps", "likelihood": "batches", "moments": "gradients"}
+
+AGREEMENT = 0.003  # of the value, beside its standard errors, that systems may be apart
+
+LARGE, BYTES = 3000, 2**28  # side of the large product of the floor, bytes of its copy
+
+
+def run(config: Config) -> None:
+    """Check, time, print and save."""
+    folder = run_folder.choose_folder(config.runs_dir, config.name, "benchmark", False)
+    folder.mkdir(parents=True)
+    run_folder.write_json(folder / "config.json", dataclasses.asdict(config))
+    rows: list[dict[str, Any]] = []
+    for name in config.work:
+        if name == "cost":
+            from engines.benchmark import cost  # and with it JAX, which the systems have in processes of their own
+
+            cost.run(folder, config.repeats)
+            continue
+        work = WORK[name]
+        rows += measured(work, config)
+        run_folder.write_json(folder / "results.json", rows)
+        print(table(work, rows))
+    print(f"\nEvery row is in {folder}/results.json")
+
+
+def measured(work: Work, config: Config) -> list[dict[str, Any]]:
+    """The rows of one work, one for each system that can do it."""
+    workers = started(work, config.systems)
+    try:
+        check_agreement(work, workers)
+        sizes = {name: calibrated(worker, work, config.seconds) for name, worker in workers.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in workers}
+        floors = []
+        for number in range(config.repeats):
+            floors.append(floor_seconds(work))
+            time.sleep(0.5)  # until the floor's threads rest
+            turn = number % len(workers)  # each system goes first once
+            for name, worker in [*workers.items()][turn:] + [*workers.items()][:turn]:
+                seconds[name].append(worker.ask("advance", sizes[name]) / sizes[name])
+                print(f"\r{work.name}: {number + 1} of {config.repeats} measurements, {name:15}", end="", flush=True)
+        print("\r" + " " * 70, end="\r")
+        peaks = {name: worker.ask("peak") for name, worker in workers.items()}
+    finally:
+        for worker in workers.values():
+            worker.stop()
+    floor = float(np.median(floors))
+    rows = []
+    for name in workers:
+        rates = work.batch_size / np.array(seconds[name])
+        own = np.median(seconds["vaejax"]) if "vaejax" in seconds else math.nan
+        rows.append(
+            {
+                "work": work.name,
+                "system": name,
+                "examples_per_second": float(np.median(rates)),
+                "spread": float((np.quantile(rates, 0.75) - np.quantile(rates, 0.25)) / np.median(rates)),
+                "peak_bytes": peaks[name],
+                "ratio_to_vaejax": float(own / np.median(seconds[name])),
+                "fraction_of_floor": float(floor / np.median(seconds[name])),
+                "seconds_to_start": workers[name].seconds_to_start,
+                "seconds_per_unit": [float(value) for value in seconds[name]],
+                "floor_seconds": floor,
+            }
+        )
+    return rows
+
+
+class Worker:
+    """A system in a process of its own, so that neither threads nor memory of another count as its."""
+
+    def __init__(self, name: str, work: Work):
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, name, work), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.seconds_to_start = 0.0
+
+    def ask(self, *words: Any) -> Any:
+        """The answer to one command.
+
+        Raises:
+            RuntimeError: if the process failed, with what it said.
+        """
+        self.pipe.send(words)
+        try:
+            kind, answer = self.pipe.recv()
+        except EOFError:
+            raise RuntimeError(f"the process of {words} ended with code {self.process.exitcode}") from None
+        if kind == "error":
+            raise RuntimeError(answer)
+        return answer if kind == "answer" else None
+
+    def stop(self) -> None:
+        """End the process."""
+        self.pipe.close()
+        self.process.join(10)
+        if self.process.is_alive():
+            self.process.terminate()
+
+
+def maker(name: str) -> Any:
+    """What makes a system; a worker imports the libraries of its own system only."""
+    if name.startswith("torch"):
+        from engines.benchmark.systems_torch import MAKE
+    else:
+        from engines.benchmark.systems_jax import MAKE
+    return MAKE[name]
+
+
+def serve(pipe: Any, name: str, work: Work) -> None:
+    """What a worker's process does: build the system, then what it is asked."""
+    # The models have learned nothing: what their weights are worth is not what is measured here.
+    logging.getLogger("vaejax").setLevel(logging.ERROR)
+    system: Any = None
+    while True:
+        try:
+            command, *arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            start = time.perf_counter()
+            if command == "start":
+                system = maker(name)(work, *weights_of(work), images_of(work))
+                pipe.send(("answer", time.perf_counter() - start))
+            elif command == "value":
+                pipe.send(("answer", system.value()))
+            elif command == "advance":
+                system.advance(*arguments)
+                pipe.send(("answer", time.perf_counter() - start))
+            else:
+                pipe.send(("answer", 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+        except (NotImplementedError, ModuleNotFoundError) as error:
+            pipe.send(("missing", None if command != "start" else print(f"{work.name}: no {name}: {error}")))
+        except Exception as error:
+            pipe.send(("error", f"{work.name} by {name}: {type(error).__name__}: {error}"))
+
+
+def started(work: Work, systems: tuple[str, ...]) -> dict[str, Worker]:
+    """The workers of all systems that are installed and can do the work."""
+    workers = {}
+    for name in systems:
+        worker = Worker(name, work)
+        if worker.ask("start") is None:
+            worker.stop()
+        else:
+            workers[name] = worker
+    return workers
+
+
+def check_agreement(work: Work, workers: dict[str, Worker]) -> None:
+    """Refuse to time systems that do not compute the same.
+
+    Raises:
+        RuntimeError: with the two numbers.
+    """
+    values = {name: worker.ask("value") for name, worker in workers.items()}
+    first, (expected, error) = next(iter(values.items()))
+    for name, (value, own) in values.items():
+        # The variance of 1,000 gradients is known to some percent only, and log p(x) by one set of samples.
+        room = {"train": 0.0, "likelihood": 0.01, "moments": 0.05}[work.kind] * abs(expected)
+        room += AGREEMENT * abs(expected) + 4 * math.hypot(np.nan_to_num(own), np.nan_to_num(error))
+        if not abs(value - expected) <= room:
+            raise RuntimeError(f"{work.name}: {name} gives {value:.6g} where {first} gives {expected:.6g}: not timed")
+
+
+def calibrated(worker: Worker, work: Work, seconds: float) -> int:
+    """Units that take about so long, once everything is compiled; leaves the seconds of the first call."""
+    worker.seconds_to_start = worker.ask("advance", max(2, work.chunk if work.kind == "train" else 2))
+    if work.kind == "moments":  # their number is a shape, and so each other one would be compiled anew
+        worker.ask("advance", work.chunk)
+        return work.chunk
+    units, took = 2, 0.0
+    while took < min(0.2, seconds / 2):
+        units *= 2
+        took = worker.ask("advance", units)
+    whole = max(2, round(units * seconds / took))
+    if work.kind == "train":
+        whole = max(work.chunk, whole // work.chunk * work.chunk)
+    worker.ask("advance", whole)  # a number of units may be a shape
+    return whole
+
+
+def floor_seconds(work: Work) -> float:
+    """Seconds of one unit's matrix products at the rate of a large one, and of the optimizer's bytes at that of a copy.
+
+    Both rates are measured now: on a shared machine they change.
+    """
+    rng = np.random.default_rng(0)
+    left, right = (rng.standard_normal((LARGE, LARGE), np.float32) for _ in range(2))
+    left @ right
+    start = time.perf_counter()
+    for _ in range(3):
+        left @ right
+    per_multiplication = (time.perf_counter() - start) / (3 * LARGE**3)
+    source = np.ones(BYTES // 4, np.float32)
+    target = np.empty_like(source)
+    np.copyto(target, source)
+    start = time.perf_counter()
+    for _ in range(3):
+        np.copyto(target, source)
+    per_byte = (time.perf_counter() - start) / (3 * 2 * BYTES)
+    # Adam reads the gradient, a weight and two moments, and writes the last three.
+    moved = 4 * 7 * num_parameters(work) if work.kind == "train" else 0
+    return multiplications(work) * per_multiplication + moved * per_byte
+
+
+def table(work: Work, rows: list[dict[str, Any]]) -> str:
+    """The rows of one work, for the terminal."""
+    heads = ("system", "examples/s", "spread", "vaejax is", "of the floor", "peak MiB", "start s")
+    lines = [heads]
+    for row in rows:
+        if row["work"] == work.name:
+            ratio = row["ratio_to_vaejax"]
+            times = "-" if row["system"] == "vaejax" or not math.isfinite(ratio) else f"{1 / ratio:.2f} x"
+            lines.append(
+                (
+                    row["system"],
+                    f"{row['examples_per_second']:,.0f}",
+                    f"{100 * row['spread']:.0f}%",
+                    times,
+                    f"{100 * row['fraction_of_floor']:.0f}%",
+                    f"{row['peak_bytes'] / 2**20:,.0f}",
+                    f"{row['seconds_to_start']:.1f}",
+                )
+            )
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    body = "\n".join("  " + "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines)
+    return f"\n{work.name}\n{body}"

@@ -1,0 +1,84 @@
+"""A recurrent VAE that ignores its code, and what makes it listen: `text` of `collapse.py`."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from engines.collapse import cures
+from engines.collapse.setting import Setting
+from engines.harness.rows import Result, mean_row
+from vaejax import evaluation, models, sequences
+
+SIZES = {"vocabulary_size": 30, "length": 10}
+
+# So small a memory, of such large weights, is one that the model can learn.
+GENERATOR = {"hidden_size": 10, "scale": 3.0}
+
+NUM_TRAIN, NUM_OTHERS = 8000, 1000
+
+NUM_NODES = 41  # of quadrature, in each of two dimensions, from -6 to 6
+
+NUM_WATCHED = 50  # sequences whose posterior is looked at during training
+
+
+def run(setting: Setting) -> Result:
+    """LSTM encoder and decoder on sequences that a known LSTM wrote, under every cure and seed."""
+    generator, truth = sequences.latent_lstm(jax.random.key(0), **SIZES, **GENERATOR)
+    z, x = sequences.draw(generator, truth, jax.random.key(1), NUM_TRAIN + 2 * NUM_OTHERS)
+    x = np.asarray(x)
+    train, validation, test = np.split(x, [NUM_TRAIN, NUM_TRAIN + NUM_OTHERS])
+    vae = sequences.lstm_vae(**SIZES, latent_dim=2)
+    num_steps = setting.steps(4000)
+    recipe = cures.Recipe(
+        num_steps=num_steps,
+        batch_size=32,
+        # As in the paper. Adam in the end finds the way out of a collapse by itself: it makes small gradients large.
+        optimizer=optax.chain(
+            optax.clip_by_global_norm(5.0), optax.sgd(optax.cosine_decay_schedule(1.0, num_steps, alpha=0.1))
+        ),
+        warmup_steps=max(1, num_steps // 4),
+        free_bits=0.5,
+        max_encoder_steps=60,
+    )
+    exact = evaluation.quadrature_log_likelihood(generator, truth, test, 101, bound=6.0)
+    given = np.asarray(generator.decode(truth, z[-NUM_OTHERS:]).log_prob(test))
+    likelihood, information = np.asarray(exact.estimate), given - np.asarray(exact.estimate)
+    note = f"of {len(test):,} sequences of its own, by quadrature, off by less than {float(exact.error.max()):.1g}"
+    rows = [
+        mean_row("the generator", "log p(x)", likelihood, "nats", note=note),
+        mean_row("the generator", "mutual information", information, "nats", note="E log p(x|z) / p(x)"),
+    ]
+    known = {"log p(x)": float(likelihood.mean()), "mutual information": float(information.mean())}
+    watched = jnp.asarray(test[:NUM_WATCHED])
+    more, arrays = cures.compare(
+        "text",
+        setting,
+        vae,
+        recipe,
+        cures.Splits(train, validation, test),
+        vae.init,
+        log_likelihood=by_quadrature,
+        known=known,
+        watch=lambda params: spread(vae, params, watched),
+        watched_at=(0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.35, 0.5, 0.75, 1),
+    )
+    return Result(rows + more, arrays | {"known": np.array(list(known.values()))})
+
+
+def by_quadrature(vae: models.VAE, params, key: jax.Array, x: np.ndarray) -> np.ndarray:
+    """Log p(x) without noise; a code has two numbers."""
+    del key
+    return np.asarray(evaluation.quadrature_log_likelihood(vae, params, x, NUM_NODES, bound=6.0).estimate)
+
+
+def spread(vae: models.VAE, params, x: jax.Array) -> tuple[float, float]:
+    """How far the means of the true posteriors p(z|x), and those of q(z|x), lie apart: root mean squares over x.
+
+    Zero for the first where the decoder does not look at its code, for the second where the encoder does not look at x:
+    the two axes of He et al.'s picture.
+    """
+    exact = evaluation.quadrature_posterior(vae, params, x, NUM_NODES, bound=6.0).mean
+    ours = evaluation.posterior_means(vae, params, x)
+    model, inference = (float(jnp.linalg.norm(means.std(axis=0))) for means in (exact, ours))
+    return model, inference

@@ -1,0 +1,1 @@
+"""The engine of `pca_to_vae.py`."""

@@ -1,0 +1,1 @@
+"""What all commands share: options, run folders, tables, pictures, training in chunks."""

@@ -1,0 +1,153 @@
+"""Training in chunks of one compiled program, with a progress bar: for every part of a command."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from vaejax import training
+
+CHUNKS = 100  # of a training run: reports of the progress bar
+
+
+class Trained(NamedTuple):
+    """A finished training run.
+
+    Attributes:
+        params: parameters at the end.
+        history: what the objective reported, each scalar stacked over the steps.
+        snapshots: `{step: params}` of the steps that were asked for.
+        seconds: of training, compilation apart.
+    """
+
+    params: Any
+    history: Any
+    snapshots: dict[int, Any]
+    seconds: float
+
+
+def train(
+    what: str,
+    objective: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    params: Any,
+    key: jax.Array,
+    x: Any,
+    *,
+    num_steps: int,
+    batch_size: int,
+    prepare: Callable[..., Any] | None = None,
+    snapshots_at: Sequence[float] = (),
+) -> Trained:
+    """Maximise an objective by `training.fit`, in one compiled program of which 100 calls make the run.
+
+    Args:
+        what: name of the run on the progress bar.
+        objective: of `vaejax`.
+        optimizer: of `optax`.
+        params: where to start.
+        key: of order and noise.
+        x: training data.
+        num_steps: number of steps.
+        batch_size: examples in a batch; of a smaller set, all of it. To train on all of them at every step give them as
+            one, `x[None]`: there is then no order to draw.
+        prepare: as in `training.make_train_step`.
+        snapshots_at: fractions of the run after which parameters are kept, to a hundredth; 1 is the end.
+
+    Raises:
+        ValueError: if the value of the objective is not finite.
+    """
+    step = training.make_train_step(objective, optimizer, prepare)
+    state = training.init_state(params, optimizer)
+    return train_steps(what, step, state, key, x, num_steps=num_steps, batch_size=batch_size, snapshots_at=snapshots_at)
+
+
+def train_steps(
+    what: str,
+    step: training.TrainStep,
+    state: training.TrainState,
+    key: jax.Array,
+    x: Any,
+    *,
+    num_steps: int,
+    batch_size: int,
+    snapshots_at: Sequence[float] = (),
+) -> Trained:
+    """`train` with a train step of another kind, such as those of `vaejax.inference`, and its first state."""
+    x = jax.tree.map(jnp.asarray, x)
+    chunk = math.ceil(num_steps / CHUNKS)
+    batch_size = min(batch_size, len(jax.tree.leaves(x)[0]))
+    fit = jax.jit(lambda *args: training.fit(step, *args[:3], num_steps=chunk, batch_size=batch_size, stop=args[3]))
+    fit = fit.lower(state, key, x, num_steps).compile()
+    wanted = {num_steps if part == 1 else chunk * round(part * num_steps / chunk) for part in snapshots_at}
+    return _in_chunks(what, lambda state: fit(state, key, x, num_steps), state, num_steps, wanted)
+
+
+def train_many(
+    what: str,
+    objective: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    params: Any,
+    keys: jax.Array,
+    x: Any,
+    *,
+    num_steps: int,
+    batch_size: int,
+) -> Trained:
+    """`train` for a population: parameters, keys and data have one more axis, the first, and so does what comes back.
+
+    In the history it is the second. To train on all examples at every step give each run a set of one, `x[:, None]`,
+    with batch_size=1: there is then no order to draw, which for 5,000 examples takes longer than a step.
+    """
+    step = training.make_train_step(objective, optimizer)
+    state = training.init_state(params, optimizer)._replace(opt_state=jax.vmap(optimizer.init)(params))
+    chunk = math.ceil(num_steps / CHUNKS)
+    axes = training.TrainState(0, 0, None)  # pyright: ignore[reportArgumentType]
+
+    @jax.jit
+    def fit(state, keys, x, stop):
+        def one(state, key, x):
+            return training.fit(step, state, key, x, num_steps=chunk, batch_size=batch_size, stop=stop)
+
+        return jax.vmap(one, (axes, 0, 0), (axes, 1))(state, keys, x)
+
+    fit = fit.lower(state, keys, x, num_steps).compile()
+    return _in_chunks(what, lambda state: fit(state, keys, x, num_steps), state, num_steps, set())
+
+
+def _in_chunks(
+    what: str, fit: Callable[..., Any], state: training.TrainState, num_steps: int, wanted: set[int]
+) -> Trained:
+    snapshots, histories, seconds = {}, [], 0.0
+    layout = "{desc:<34} {percentage:3.0f}%|{bar:20}| {n:,}/{total:,} steps, {remaining} left{postfix}"
+    with tqdm(total=num_steps, desc=what, bar_format=layout, mininterval=0.5, leave=False) as bar:
+        while True:
+            done = int(state.step)
+            if done in wanted:
+                snapshots[done] = state.params
+            if done >= num_steps:
+                break
+            start = time.perf_counter()
+            state, history = jax.block_until_ready(fit(state))
+            seconds += time.perf_counter() - start
+            histories.append(jax.tree.map(lambda leaf, count=int(state.step) - done: np.asarray(leaf)[:count], history))
+            value = jax.tree.leaves(histories[-1])[0][-1]
+            if not np.isfinite(value).all():
+                raise ValueError(f"{what}: expected a finite objective; it was {value} at step {int(state.step):,}")
+            bar.set_postfix_str(f"{value.mean():.3f}")
+            bar.update(int(state.step) - done)
+    history = jax.tree.map(lambda *leaves: np.concatenate(leaves), *histories)
+    return Trained(state.params, history, snapshots, seconds)
+
+
+def adamw(learning_rate: float, num_steps: int, weight_decay: float = 0.0) -> optax.GradientTransformation:
+    """AdamW with a rate that rises over a tenth of the run, 500 steps at most, and falls to 0 as a cosine does."""
+    warmup = max(1, min(500, num_steps // 10))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, num_steps)
+    return optax.adamw(schedule, weight_decay=weight_decay)

@@ -1,0 +1,98 @@
+"""What a run leaves behind in runs/<name>/, and how it is stopped in good order."""
+
+import json
+import os
+import pathlib
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+class GracefulStop:
+    """Between `with` and its end, Ctrl-C and SIGTERM only leave a note in `signal`; a second one stops at once."""
+
+    def __enter__(self) -> "GracefulStop":
+        """Take over both signals."""
+        self.signal: int | None = None
+        self.previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        """Give them back."""
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: Any) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+def choose_folder(runs_dir: str, name: str | None, dataset: str, resume: bool) -> pathlib.Path:
+    """The folder of a run: of the name given, or a free one after the dataset; to resume, one that exists.
+
+    Raises:
+        ValueError: if a name is taken and the run is not to be resumed, or there is nothing to resume.
+    """
+    runs = pathlib.Path(runs_dir)
+    if name is not None:
+        folder = runs / name
+        if folder.exists() and not resume:
+            raise ValueError(f"the run {folder} exists: continue with it by --resume, or choose another --name")
+        if not folder.exists() and resume:
+            raise ValueError(f"expected the run {folder} to resume; it is not there: check --runs-dir and --name")
+        return folder
+    taken = [runs / dataset.replace("/", "_")]
+    while taken[-1].exists():
+        taken.append(runs / f"{taken[0].name}-{len(taken) + 1}")
+    if not resume:
+        return taken[-1]
+    if len(taken) == 1:
+        raise ValueError(f"expected a run of {dataset} in {runs} to resume; there is none: check --runs-dir and --name")
+    return taken[-2]
+
+
+def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    temporary = path.with_name(f".tmp-{path.name}")
+    temporary.write_text(json.dumps(values, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def write_arrays(path: pathlib.Path, **arrays: np.ndarray) -> None:
+    """Write an .npz file whole or not at all."""
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_metrics(folder: pathlib.Path, last_step: int | None = None) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, up to a step; a line that was cut off by a kill is left out."""
+    path = folder / "metrics.jsonl"
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return [row for row in rows if last_step is None or row["step"] <= last_step]
+
+
+def rewrite_metrics(folder: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+    """Replace metrics.jsonl, as a resumed run does with the lines that its checkpoint had not reached."""
+    temporary = folder / ".tmp-metrics.jsonl"
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    os.replace(temporary, folder / "metrics.jsonl")
+
+
+def append_metrics(folder: pathlib.Path, row: Mapping[str, Any]) -> None:
+    """Add one line to metrics.jsonl."""
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")

@@ -1,0 +1,186 @@
+"""What the options of `train.py` name: model, estimator, objective, optimizer, train step, and what is reported."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from engines.harness import loading
+from engines.train import measures
+from engines.train.config import Config, is_exact_em
+from vaejax import (
+    autoencoders,
+    baselines,
+    data,
+    distributions,
+    estimators,
+    inference,
+    models,
+    objectives,
+    streams,
+    training,
+)
+
+
+def build_model(config: Config, data_shape: tuple[int, ...]) -> models.VAE:
+    """The model that the configuration names."""
+    fixed = config.likelihood == "gaussian_fixed_std"
+    likelihood = distributions.gaussian_fixed_std(config.likelihood_std) if fixed else config.likelihood
+    categorical = config.posterior == "categorical"
+    posterior = distributions.categorical(config.num_categories) if categorical else config.posterior
+    sizes = config.hidden_sizes
+    compute_dtype = jnp.bfloat16 if config.precision == "bfloat16" else None
+    if config.model == "linear" and config.posterior == "point":
+        return autoencoders.linear_autoencoder(data_shape, config.latent_dim, likelihood)
+    if config.model == "linear":
+        return models.linear_vae(data_shape, config.latent_dim, likelihood)
+    if config.model == "mlp":
+        return models.mlp_vae(
+            data_shape, config.latent_dim, sizes, likelihood, config.activation, posterior, compute_dtype
+        )
+    *channels, size = sizes
+    options = (likelihood, config.activation, posterior, compute_dtype)
+    return models.conv_vae(data_shape, config.latent_dim, channels, size, *options)
+
+
+def build_init(vae: models.VAE, estimator: estimators.Estimator, data_shape: tuple[int, ...]):
+    """`key -> params` of the model, and of the estimator's baseline if it has one."""
+
+    def init(key):
+        params = vae.init(key)
+        if estimator.baseline is None:
+            return params
+        return estimators.with_baseline(params, estimator, jax.random.fold_in(key, 1), jnp.zeros((1, *data_shape)))
+
+    return init
+
+
+def build_estimator(config: Config) -> estimators.Estimator:
+    """The gradient estimator that the configuration names."""
+    if config.estimator == "score_function":
+        return estimators.score_function(None if config.baseline == "none" else config.baseline)
+    return getattr(estimators, config.estimator)()
+
+
+def build_objective(config: Config, vae: models.VAE, estimator: estimators.Estimator, beta) -> objectives.Objective:
+    """The objective that the configuration names; `beta` is one of its weights, a number or a traced one."""
+    if config.kl_warmup_steps:
+        beta = objectives.linear_warmup(config.kl_warmup_steps, end=beta)
+    elif config.kl_cycle_steps:
+        beta = objectives.cyclical(config.kl_cycle_steps, end=beta)
+    if config.objective == "reconstruction":
+        corruptions = {"none": None, "gaussian": autoencoders.gaussian_noise, "masking": autoencoders.masking_noise}
+        make = corruptions[config.corruption]
+        error = getattr(autoencoders, config.error)
+        return autoencoders.make_reconstruction(vae, error, corrupt=make and make(config.corruption_level))
+    samples = {"num_samples": config.num_samples, "chunk_size": config.chunk_size or None}
+    if config.objective == "iwae":
+        return objectives.make_iwae(vae, estimator, beta=beta, **samples)
+    if config.objective == "renyi":
+        return objectives.make_renyi(vae, config.alpha, estimator, **samples)
+    if config.objective == "free_bits":
+        return objectives.make_free_bits(vae, config.free_bits, estimator, beta=beta, **samples)
+    if config.objective == "info_vae":
+        return objectives.make_info_vae(vae, config.mmd_weight, estimator, beta=beta, **samples)
+    if config.objective == "optimal_std":
+        return objectives.make_optimal_std_elbo(vae, beta=beta, **samples)
+    return objectives.make_elbo(vae, estimator, kl=config.kl, beta=beta, **samples)
+
+
+def build_step(
+    config: Config, vae: models.VAE, objective, optimizer, params, num_images: int, held_out
+) -> tuple[training.TrainStep, training.TrainState, int]:
+    """The step of the inference that the configuration names, its first state, and how many examples it is handed.
+
+    Raises:
+        ValueError: if there are fewer examples than it needs.
+    """
+    prepare = build_prepare(config)
+    size = config.batch_size
+    if config.inference == "amortized":
+        step = training.make_train_step(objective, optimizer, prepare)
+        # One program instead of one for each of the optimizer's arrays: a third of a second.
+        return step, jax.jit(training.init_state, static_argnums=1)(params, optimizer), size
+    if config.inference == "aggressive":
+        size *= 1 + config.max_encoder_steps
+        if size > num_images:
+            raise ValueError(
+                f"--inference aggressive hands each step (1 + --max-encoder-steps) batches, {size:,} examples here; "
+                f"{config.dataset} has {num_images:,}: take fewer --max-encoder-steps or a smaller --batch-size"
+            )
+        step = inference.make_aggressive_train_step(
+            vae,
+            objective,
+            optimizer,
+            optimizer,
+            held_out["validation"][:500],
+            batch_size=config.batch_size,
+            max_encoder_steps=config.max_encoder_steps,
+            window=max(1, config.max_encoder_steps // 4),
+            check_every=max(1, config.num_steps // 20),
+            patience=5,
+            prepare=prepare,
+        )
+        return step, inference.init_lagging(params, optimizer, optimizer), size
+    if is_exact_em(config):
+        # Exact: the whole set at each step, and nothing of the objective's options.
+        return inference.make_em_step(vae), training.init_state(params, optax.identity()), num_images
+    step = inference.make_variational_em_step(objective, optimizer, optimizer)
+    if prepare is not None:
+        step = prepared(step, prepare)
+    return step, inference.init_groups(params, optimizer, optimizer), size
+
+
+def build_prepare(config: Config):
+    """What is done to each batch first, `(key, images) -> images`, or None."""
+    binarize = data.binarization(config.binarization)
+    if not config.stream:
+        return binarize
+
+    def from_bytes(key, images):
+        images = streams.as_numbers(config.dataset, images)
+        return images if binarize is None else binarize(key, images)
+
+    return from_bytes
+
+
+def prepared(step: training.TrainStep, prepare) -> training.TrainStep:
+    """A step whose batches are prepared first, as `training.make_train_step` does it."""
+
+    def prepared_step(state, key, batch):
+        prepare_key, key = jax.random.split(key)
+        return step(state, key, prepare(prepare_key, batch))
+
+    return prepared_step
+
+
+def build_measure(config: Config, vae: models.VAE) -> measures.Measure:
+    """What is reported of the model."""
+    if config.objective == "reconstruction":
+        return measures.of_reconstructions(config, vae)
+    measure = measures.of_bounds(config, vae)
+    if config.objective != "optimal_std":
+        return measure
+
+    def finished(params, images):  # the std that the objective had in mind, which no gradient has moved
+        return objectives.with_optimal_std(vae, params, jax.random.key(loading.EVALUATION_KEY), images[:1000])
+
+    return measure._replace(
+        validate=lambda params, images: measure.validate(finished(params, images), images),
+        evaluate=lambda params, images: measure.evaluate(finished(params, images), images),
+    )
+
+
+def build_optimizer(config: Config, learning_rate, estimator: estimators.Estimator):
+    """The optimizer that the configuration names, with its schedule from `learning_rate`, a number or a traced one."""
+    rising = config.learning_rate_warmup_steps
+    steps = config.num_steps - rising
+    rate = {
+        "constant": optax.constant_schedule(learning_rate),
+        "linear": optax.linear_schedule(learning_rate, 0.0, steps),
+        "cosine": optax.cosine_decay_schedule(learning_rate, steps),
+    }[config.learning_rate_schedule]
+    if rising:
+        rate = optax.join_schedules([optax.linear_schedule(0.0, learning_rate, rising), rate], [rising])
+    named = {"adam": optax.adam, "adagrad": optax.adagrad, "rmsprop": optax.rmsprop, "sgd": optax.sgd}
+    optimizer = named[config.optimizer](rate)
+    return optimizer if estimator.baseline is None else baselines.with_optimizer(optimizer)

@@ -1,0 +1,156 @@
+"""Draw the pictures of a run from what it saved, and from nothing else: `python experiments/plots.py runs/digits`."""
+
+import json
+import pathlib
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+
+from engines.harness import run_folder
+from engines.harness.pictures import COLOURS, STYLE, plane, save, scatter, show, tile, two_dimensions
+
+matplotlib.use("Agg")
+
+
+def draw(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Draw every picture that the run's saved arrays allow. Returns their paths."""
+    with plt.rc_context(STYLE):
+        figures = {"learning_curve": learning_curve(folder), "training_strip": training_strip(folder)}
+        with np.load(folder / "pictures.npz") as arrays:
+            figures["reconstructions"] = reconstructions(arrays, folder)
+            figures["samples"] = samples(arrays, folder)
+            if "manifold" in arrays and arrays["originals"].ndim > 2:
+                figures["manifold"] = manifold(arrays["manifold"], folder)
+        return save(figures, folder)
+
+
+def title(folder: pathlib.Path) -> str:
+    """What was trained, in a few words."""
+    config = json.loads((folder / "config.json").read_text())
+    kind = "autoencoder" if config["posterior"] == "point" else "VAE"
+    return f"{config['model']} {kind} on {config['dataset']}, {config['latent_dim']}-dimensional code"
+
+
+def learning_curve(folder: pathlib.Path) -> plt.Figure:
+    """The bound on training batches and on validation images, and its two parts, against steps."""
+    rows = run_folder.read_metrics(folder)
+    if "squared_error" in rows[0]:
+        return reconstruction_curve(rows, folder)
+    steps = [row["step"] for row in rows]
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
+    left.plot(steps, [row["elbo"] for row in rows], label="ELBO, training batches")
+    left.plot(steps, [row["validation_elbo"] for row in rows], label="ELBO, validation images")
+    if any(abs(row["bound"] - row["elbo"]) > 1e-3 for row in rows):
+        left.plot(steps, [row["bound"] for row in rows], label="what is maximised", linestyle=":")
+    left.set(xlabel="step", ylabel="nats per example", title="Evidence lower bound")
+    # The first reports, of an untrained model, would flatten all the rest.
+    shown = np.array([[row["elbo"], row["validation_elbo"]] for row in rows])[len(rows) // 20 :]
+    margin = 0.05 * (shown.max() - shown.min()) + 1e-3
+    left.set_ylim(shown.min() - margin, shown.max() + margin)
+    left.legend(loc="lower right")
+    middle.plot(steps, [-row["reconstruction"] for row in rows], color="tab:green")
+    middle.set(xlabel="step", ylabel="nats per example", title="Distortion: -E log p(x|z), training")
+    right.plot(steps, [row["kl"] for row in rows], color="tab:red")
+    right.set(xlabel="step", ylabel="nats per example", title="Rate: KL(q(z|x) || p(z)), training")
+    figure.suptitle(title(folder))
+    return figure
+
+
+def reconstruction_curve(rows: list[dict], folder: pathlib.Path) -> plt.Figure:
+    """An autoencoder's error, in training and on validation images without corruption, against steps."""
+    config = json.loads((folder / "config.json").read_text())
+    name = config["error"].replace("_", " ")
+    figure, axes = plt.subplots(figsize=(5.5, 3.4), layout="constrained")
+    steps = [row["step"] for row in rows]
+    axes.plot(steps, [row["error"] for row in rows], label="training batches")
+    axes.plot(steps, [-row["validation_bound"] for row in rows], label="validation images")
+    unit = "per example" if name == "squared error" else "nats per example"
+    axes.set(xlabel="step", ylabel=f"{name}, {unit}", title=title(folder), yscale="log")
+    axes.legend()
+    return figure
+
+
+def training_strip(folder: pathlib.Path) -> plt.Figure:
+    """Above, the codes of test examples coloured by label; below, samples from the prior; a column for each step."""
+    snapshots = [dict(np.load(path)) for path in sorted((folder / "snapshots").glob("step_*.npz"))]
+    codes, axis_names = two_dimensions([snapshot["codes"] for snapshot in snapshots])
+    last = snapshots[-1]["samples"]
+    is_image = last.ndim > 2
+    columns = len(snapshots)
+    figure, axes = plt.subplots(2, columns, figsize=(2.3 * columns, 4.8), squeeze=False, layout="constrained")
+    extent = np.quantile(np.abs(np.concatenate(codes)), 0.995) * 1.1
+    if not is_image:  # those of an untrained model may be anywhere
+        limits = [(x.min() - np.ptp(x) / 4 - 1e-6, x.max() + np.ptp(x) / 4 + 1e-6) for x in plane(last).T]
+    for column, (snapshot, points) in enumerate(zip(snapshots, codes, strict=True)):
+        top, bottom = axes[:, column]
+        scatter(top, points, snapshot["labels"])
+        top.set(xlim=(-extent, extent), ylim=(-extent, extent), title=f"step {int(snapshot['step']):,}", aspect="equal")
+        top.set_xlabel(axis_names[0])
+        if is_image:
+            show(bottom, tile(snapshot["samples"][:9], 3))
+            bottom.set_xlabel("samples from the prior")
+        else:
+            scatter(bottom, plane(snapshot["samples"]), np.zeros(0))
+            bottom.set(xlim=limits[0], ylim=limits[1], xlabel="samples of p(x), x1")
+    axes[0, 0].set_ylabel(axis_names[1])
+    if not is_image:
+        axes[1, 0].set_ylabel("x2")
+    labels = snapshots[-1]["labels"]
+    if len(labels):
+        names = np.unique(labels)[:10]
+        handles = [plt.Line2D([], [], marker="o", linestyle="", color=COLOURS(i % 10), label=str(i)) for i in names]
+        figure.legend(handles=handles, title="label", loc="outside right upper")
+    figure.suptitle(f"{title(folder)}: codes of test examples, and samples, during training")
+    return figure
+
+
+def reconstructions(arrays, folder: pathlib.Path) -> plt.Figure:
+    """Test examples, what the model saw of them, and what the decoder makes of their codes."""
+    originals, decoded = arrays["originals"], arrays["reconstructions"]
+    if originals.ndim == 2:
+        return beside(originals, decoded, "test examples", "mean of p(x | z) at their codes", folder)
+    seen = arrays["binarized"]
+    rows = {"test image": originals, "reconstruction": decoded}
+    if not np.array_equal(seen, originals):
+        rows = {"test image": originals, "binarized:\nthe model's x": seen, "reconstruction": decoded}
+    count = min(12, len(originals))
+    figure, axes = plt.subplots(len(rows), 1, figsize=(count * 0.8, len(rows) * 0.95 + 0.3), layout="constrained")
+    for axis, (name, images) in zip(axes, rows.items(), strict=True):
+        show(axis, tile(images[:count], count))
+        axis.set_ylabel(name, fontsize=7, rotation=0, ha="right", va="center")
+    figure.suptitle(f"{title(folder)}: reconstructions, mean of p(x | z) at the posterior mean", fontsize=8)
+    return figure
+
+
+def samples(arrays, folder: pathlib.Path) -> plt.Figure:
+    """What the model makes of codes from the prior, beside test examples."""
+    originals, drawn = arrays["originals"], arrays["samples"]
+    if originals.ndim == 2:
+        return beside(originals, drawn, "test examples", "samples: z from the prior, x from p(x | z)", folder)
+    figure, axes = plt.subplots(1, 2, figsize=(8, 4.4), layout="constrained")
+    side = min(10, int(np.sqrt(len(originals))))
+    for axis, images, name in zip(axes, (originals, drawn), ("test images", "samples: mean of p(x | z)"), strict=True):
+        show(axis, tile(images[: side * side], side))
+        axis.set_title(name)
+    figure.suptitle(f"{title(folder)}: z from the prior")
+    return figure
+
+
+def beside(left: np.ndarray, right: np.ndarray, left_name: str, right_name: str, folder: pathlib.Path) -> plt.Figure:
+    """Two clouds of points, first two coordinates, on the same axes."""
+    figure, axes = plt.subplots(1, 2, figsize=(8, 4), sharex=True, sharey=True, layout="constrained")
+    for axis, points, name in zip(axes, (left, right), (left_name, right_name), strict=True):
+        scatter(axis, plane(points), np.zeros(0))
+        axis.set(title=name, xlabel="x1", ylabel="x2")
+    figure.suptitle(title(folder))
+    return figure
+
+
+def manifold(images: np.ndarray, folder: pathlib.Path) -> plt.Figure:
+    """Decoder means over the plane of two latents."""
+    figure, axes = plt.subplots(figsize=(6, 6.3), layout="constrained")
+    show(axes, tile(images.reshape(-1, *images.shape[2:]), images.shape[1]))
+    axes.set(xlabel="z1, quantiles of the prior from 2.5% to 97.5%", ylabel="z2, quantiles of the prior")
+    axes.set_title(f"{title(folder)}: mean of p(x | z)")
+    return figure

@@ -1,0 +1,84 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vaejax import evaluation, models, sequences
+from vaejax.evaluation import reports
+
+
+@pytest.fixture(scope="module")
+def problem():
+    vae = models.mlp_vae((2, 2), 3, (5,))
+    x = jax.random.bernoulli(jax.random.key(1), 0.5, (60, 2, 2)).astype(jnp.float32)
+    # A decoder that hardly looks at its code, so that the weights are good.
+    return vae, jax.tree.map(lambda leaf: 0.3 * leaf, vae.init(jax.random.key(0))), x
+
+
+def test_a_report_holds_what_its_parts_say(problem, monkeypatch):
+    vae, params, x = problem
+    seen = []
+    monkeypatch.setattr(reports, "_PART", 25)
+    report = evaluation.report(vae, params, jax.random.key(2), x, num_samples=200, progress=seen.append)
+    assert seen == [25, 25, 10]
+    assert report.num_examples == 60
+    assert report.num_samples == 200
+    whole = evaluation.average(evaluation.log_likelihood(vae, params, jax.random.key(3), x, num_samples=200))
+    error = np.hypot(whole.error_over_samples, report.log_likelihood.error_over_samples)
+    assert abs(whole.estimate - report.log_likelihood.estimate) < 4 * error
+    assert (
+        0.5 < report.log_likelihood.error_over_data / whole.error_over_data < 2
+    )  # of the same examples, other samples
+    code = report.rate_distortion
+    bound = -(code.rate + code.distortion)
+    assert abs(bound - report.elbo.estimate) < 0.2
+    assert report.elbo.estimate < report.log_likelihood.estimate
+    aggregate = report.aggregate
+    sampled_rate = aggregate.mutual_information + aggregate.kl_to_prior
+    assert abs(sampled_rate - code.rate) < 0.1
+    assert report.units.num_active == evaluation.active_units(vae, params, x).num_active
+    assert report.num_trusted == 60
+
+
+def test_a_report_in_numbers_and_in_words(problem):
+    vae, params, x = problem
+    report = evaluation.report(vae, params, jax.random.key(2), x, num_samples=50)
+    named = json.loads(json.dumps(evaluation.numbers(report)))
+    assert named["latent_dim"] == 3
+    assert named["num_examples"] == 60
+    assert named["log_likelihood"] == pytest.approx(float(report.log_likelihood.estimate))
+    words = evaluation.in_words(report)
+    assert f"log p(x) {named['log_likelihood']:.2f} ± {named['standard_error']:.2f} nats" in words
+    assert f"{named['active_units']} of 3 units active" in words
+    assert f"aggregate posterior {named['aggregate_kl']:.2f} nats from the prior" in words
+    assert "K = 50" in words
+    doubtful = report._replace(num_trusted=48)
+    assert "in 12 of 60 a few weights decide all" in evaluation.in_words(doubtful)
+
+
+def test_a_report_of_sequences_and_of_examples_all_alike(problem):
+    vae, params, x = problem
+    alike = evaluation.report(vae, params, jax.random.key(2), jnp.ones_like(x), num_samples=50)
+    assert "variance, as a share" not in evaluation.in_words(alike)
+    with pytest.raises(ValueError, match=r"one batch axis.*got data of shape \(2, 2\)"):
+        evaluation.report(vae, params, jax.random.key(2), x[0])
+    writer = sequences.lstm_vae(vocabulary_size=5, length=4, latent_dim=2, hidden_size=3)
+    params, tokens = writer.init(jax.random.key(0)), jnp.zeros((6, 4), jnp.int32)
+    report = evaluation.report(writer, params, jax.random.key(2), tokens, num_samples=50)
+    assert report.variance_loss is None
+    assert "data_variance" not in evaluation.numbers(report)
+    assert "log p(x)" in evaluation.in_words(report)
+    with pytest.raises(ValueError, match=r"p\(x\|z\) with a mean.*sequences of tokens"):
+        evaluation.variance_loss(writer, params, jax.random.key(2), tokens)
+
+
+def test_a_report_of_discrete_codes(problem):
+    _, _, x = problem
+    for posterior, has_moments in (("bernoulli", True), ("categorical", False)):
+        vae = models.mlp_vae((2, 2), 2, (5,), posterior=posterior)
+        report = evaluation.report(vae, vae.init(jax.random.key(0)), jax.random.key(1), x, num_samples=10)
+        assert (report.aggregate is not None) == has_moments
+        assert "units active" in evaluation.in_words(report)
+        assert ("mutual_information" in evaluation.numbers(report)) == has_moments

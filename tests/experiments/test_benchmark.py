@@ -1,0 +1,143 @@
+"""The benchmark's systems compute the same at small sizes, and the command leaves its rows."""
+
+import importlib.util
+import json
+
+import jax
+import numpy as np
+import pytest
+from commands import is_picture, main_of, refusal
+
+SMALL = {"image_shape": (8, 8), "latent_dim": 3, "batch_size": 10, "chunk": 3}
+
+
+@pytest.fixture(scope="module")
+def rooms(experiments):
+    """The modules of experiments/ that are tested here."""
+    from engines.benchmark import config, run, work
+
+    return config, run, work
+
+
+def small(work):
+    sizes = {"hidden_sizes": tuple(8 for _ in work.hidden_sizes)}
+    if work.is_conv:
+        sizes["image_shape"] = (8, 8, 3)
+        sizes["hidden_sizes"] = (4, 6, 8)
+    samples = {"likelihood": 30}.get(work.name, min(work.num_samples, 4))
+    return work._replace(**{**SMALL, **sizes, "num_samples": samples})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["aevb", "iwae", "conv", "score", "likelihood", "moments"])
+def test_systems_agree(rooms, name, monkeypatch):
+    from engines.benchmark import systems_jax as benchmark_jax
+
+    _, benchmark_run, benchmark_work = rooms
+    make = dict(benchmark_jax.MAKE)
+    if importlib.util.find_spec("torch") is not None:
+        from engines.benchmark import systems_torch as benchmark_torch
+
+        make |= {"torch-eager": benchmark_torch.MAKE["torch-eager"]}
+    monkeypatch.setattr(benchmark_work, "NUM_IMAGES", 120)
+    work = small(benchmark_work.WORK[name])
+    arguments = (work, *benchmark_work.weights_of(work), benchmark_work.images_of(work))
+    done = {}
+
+    class Here:
+        def __init__(self, system):
+            self.system = system
+
+        def ask(self, command, *words):
+            return getattr(self.system, command)(*words)
+
+    # As users have them: NumPyro and flax mix dtypes and ranks, and a Python loop splits keys in ways of its own.
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        jax.debug_key_reuse(False),
+    ):
+        for system, build in make.items():
+            try:
+                done[system] = Here(build(*arguments))
+            except NotImplementedError:
+                assert system == "numpyro"
+        benchmark_run.check_agreement(work, done)
+        for system in done.values():
+            system.ask("advance", 4)
+    assert {"vaejax", "jax-loop"} <= set(done)
+
+
+def test_systems_that_differ_are_not_timed(rooms):
+    _, benchmark_run, benchmark_work = rooms
+
+    class Saying:
+        def __init__(self, value):
+            self.value = value
+
+        def ask(self, _):
+            return self.value, 0.1
+
+    workers = {"vaejax": Saying(-100.0), "jax-loop": Saying(-101.0)}
+    with pytest.raises(RuntimeError, match="jax-loop gives -101 where vaejax gives -100: not timed"):
+        benchmark_run.check_agreement(benchmark_work.WORK["aevb"], workers)
+    workers["jax-loop"] = Saying(-100.3)
+    benchmark_run.check_agreement(benchmark_work.WORK["aevb"], workers)
+
+
+def test_multiplications_by_hand(rooms):
+    _, _, benchmark_work = rooms
+    aevb = benchmark_work.WORK["aevb"]
+    decoder = 20 * 500 + 500 * 784
+    assert benchmark_work.multiplications(aevb) == 100 * (2 * 784 * 500 + 3 * 500 * 40 + 3 * decoder)
+    conv = benchmark_work.WORK["conv"]._replace(hidden_sizes=(4, 8), image_shape=(8, 8, 3), latent_dim=2, batch_size=1)
+    # One convolution to 4x4 places, one dense layer and two linear maps, and back.
+    assert benchmark_work.multiplications(conv) == (
+        2 * 16 * (16 * 3 * 4) + 3 * (64 * 8 + 8 * 4) + 3 * (2 * 8 + 8 * 64 + 16 * (16 * 4 * 3))
+    )
+
+
+@pytest.mark.slow
+def test_the_command_leaves_its_rows(rooms, tmp_path, capsys):
+    benchmark, benchmark_run, _ = rooms
+    words = ["--work", "aevb", "--systems", "vaejax", "jax-loop", "--repeats", "2", "--seconds", "0.05"]
+    benchmark_run.run(benchmark.parse([*words, "--runs-dir", str(tmp_path), "--name", "run"]))
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [row["system"] for row in rows] == ["vaejax", "jax-loop"]
+    for row in rows:
+        assert row["work"] == "aevb"
+        for name in ("examples_per_second", "peak_bytes", "ratio_to_vaejax", "fraction_of_floor"):
+            assert np.isfinite(row[name])
+            assert row[name] > 0
+    assert rows[0]["ratio_to_vaejax"] == 1
+    assert "examples/s" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_costs_are_measured_and_drawn(rooms, tmp_path, capsys):
+    from engines.benchmark import cost as benchmark_cost
+
+    values = {"batch size": (10, 30, 1000), "latent dimension": (2, 3, 4)}
+    benchmark_cost.run(tmp_path, 2, values)
+    rows = json.loads((tmp_path / "cost.json").read_text())
+    assert [(row["axis"], row["value"]) for row in rows] == [(axis, v) for axis, both in values.items() for v in both]
+    assert rows[2]["seconds"] > 3 * rows[0]["seconds"]
+    assert rows[2]["work_bytes"] > 20 * rows[0]["work_bytes"]
+    assert rows[2]["seconds"] > 3 * rows[5]["seconds"]
+    assert is_picture(tmp_path / "cost.png")
+    assert "slope of the larger half" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--work", "aevbb"), ["'aevbb' is unknown; did you mean aevb?"]),
+        (("--systems", "torch"), ["'torch' is unknown; did you mean torch-eager"]),
+        (("--repeats", "0"), ["--repeats must be at least 1; got 0"]),
+        (("--seconds", "0"), ["--seconds must be a positive number; got 0.0"]),
+    ],
+)
+def test_refused(rooms, monkeypatch, capsys, options, words):
+    error = refusal(main_of("benchmark"), monkeypatch, capsys, *options)
+    for word in words:
+        assert word in error

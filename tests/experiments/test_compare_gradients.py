@@ -1,0 +1,251 @@
+"""The comparison of gradient estimators: what it leaves behind, whether its numbers fit each other, what it refuses."""
+
+import json
+import math
+import pathlib
+import runpy
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from commands import EXPERIMENTS, is_picture, main_of, refusal
+
+from vaejax import estimators, models
+
+TINY = "--hidden-sizes 4 --latent-dim 2 --num-steps 10 --batch-size 20 --num-seeds 2 --baseline-steps 3 ".split()
+TINY += "--num-repeats 5 --comparison-batch-size 6 --timing-rounds 2".split()
+SOME = ("pathwise", "nvil", "leave_one_out", "measure_valued", "iwae_pathwise")
+PICTURES = {"variance.png", "signal_to_noise.png", "training.png"}
+
+
+@pytest.fixture(scope="module")
+def cli(experiments):
+    """The modules of experiments/ that are tested here."""
+    from engines.gradients import config, run
+
+    return config, run
+
+
+def run_here(cli, *options):
+    compare_gradients, gradient_comparison = cli
+    gradient_comparison.run(compare_gradients.parse([*TINY, *map(str, options)]))
+
+
+@pytest.fixture(scope="module")
+def compared(cli, tmp_path_factory):
+    """A comparison of a few estimators, one of which is too expensive: its folder and results."""
+    runs = tmp_path_factory.mktemp("compared")
+    budgets = ("--max-decodings", 8, "--max-training-decodings", 2)
+    run_here(cli, "--estimators", *SOME, "--num-samples", 2, *budgets, "--runs-dir", runs)
+    folder = runs / "gradients-digits"
+    return folder, json.loads((folder / "results.json").read_text())
+
+
+def only(rows, **fields):
+    """The one row with these values."""
+    (row,) = (row for row in rows if all(row[name] == value for name, value in fields.items()))
+    return row
+
+
+@pytest.mark.slow
+def test_everything_is_left_behind(cli, compared):
+    folder, results = compared
+    assert {path.name for path in folder.iterdir()} == PICTURES | {"config.json", "results.json", "table.md"}
+    assert all(is_picture(folder / name, smallest=200) for name in PICTURES)
+    config = json.loads((folder / "config.json").read_text())
+    assert tuple(config["estimators"]) == SOME
+    assert config["num_samples"] == [1, 2]
+    assert [(moment["name"], moment["step"]) for moment in results["moments"]] == [
+        ("start", 0),
+        ("middle", 5),
+        ("end", 10),
+    ]
+    settings = [(moment, name, K) for moment in ("start", "middle", "end") for name in SOME for K in (1, 2)]
+    assert [(row["moment"], row["estimator"], row["num_samples"]) for row in results["rows"]] == settings
+
+
+@pytest.mark.slow
+def test_who_cannot_serve_says_so(compared):
+    _, results = compared
+    refused = {(row["estimator"], row["num_samples"]): row["refusal"] for row in results["rows"] if row["refusal"]}
+    assert refused.keys() == {("leave_one_out", 1), ("measure_valued", 1), ("measure_valued", 2)}
+    assert "num_samples >= 2" in refused["leave_one_out", 1]
+    assert refused["measure_valued", 2] == "decodes 18 codes for an example, above --max-decodings"
+    assert all(row.keys().isdisjoint({"cost", "variance"}) for row in results["rows"] if row["refusal"])
+
+
+@pytest.mark.slow
+def test_numbers_fit_each_other(compared):
+    _, results = compared
+    for row in (row for row in results["rows"] if not row["refusal"]):
+        unit = only(results["rows"], moment=row["moment"], estimator="pathwise", num_samples=1)
+        encoder, unit_encoder = row["summaries"]["encoder"], unit["summaries"]["encoder"]
+        ratio = encoder["variance"] / unit_encoder["variance"]
+        seconds = row["cost"]["seconds"] / unit["cost"]["seconds"]
+        assert row["variance"][0] == encoder["variance"]
+        assert row["variance_ratio"][0] == pytest.approx(ratio)
+        assert row["samples_ratio"][0] == pytest.approx(ratio * row["num_samples"])
+        assert row["seconds_ratio"][0] == pytest.approx(ratio * seconds)
+        assert row["cost"]["decoder_evaluations"] == row["num_samples"]
+        for name in ("variance", "variance_ratio", "samples_ratio", "seconds_ratio", "signal_to_noise"):
+            middle, lower, upper = row[name]
+            assert lower <= middle <= upper
+        for name in ("variance_ratio", "samples_ratio", "seconds_ratio"):
+            assert (row[name] == [1, 1, 1]) == (row is unit)
+        # One signal for all estimators of a bound.
+        if row["bound"] == "elbo":
+            signal = row["signal_to_noise"][0] * math.sqrt(encoder["variance"])
+            assert signal == pytest.approx(unit["signal_to_noise"][0] * math.sqrt(unit_encoder["variance"]))
+
+
+@pytest.mark.slow
+def test_trainings_share_their_start(compared):
+    _, results = compared
+    trained = [(run["estimator"], run["num_samples"]) for run in results["training"]]
+    assert trained == [("pathwise", 1), ("nvil", 1)]
+    for run in results["training"]:
+        assert run["steps"] == list(range(11))
+        assert [len(elbos) for elbos in run["validation_elbo"]] == [2] * 11
+        assert [len(elbos) for elbos in run["training_elbo"]] == [2] * 10
+        assert run["validation_elbo"][0] == results["training"][0]["validation_elbo"][0]
+        assert run["seconds_per_step"] > 0
+    first, second = results["training"][0]["validation_elbo"][0]
+    assert first != second
+    # The first batch's value does not depend on the estimator: same keys, same samples.
+    for run in results["training"]:
+        assert run["training_elbo"][0] == pytest.approx(results["training"][0]["training_elbo"][0], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_headline_and_tables(cli, compared):
+    from engines.gradients import tables as gradient_tables
+
+    folder, results = compared
+    text = (folder / "table.md").read_text()
+    sentence = gradient_tables.sentence(results)
+    assert sentence.startswith("At the end of training, to match one reparameterized sample REINFORCE needs: with NVIL")
+    assert sentence in text
+    assert sentence in gradient_tables.terminal(results)
+    for entry in results["headline"]:
+        row = only(results["rows"], **{name: entry[name] for name in ("moment", "estimator", "num_samples")})
+        assert entry.items() <= row.items()
+        assert gradient_tables.interval(row["samples_ratio"]) in text
+    tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("|")]
+    assert [len(table) - 2 for table in tables] == [2 * len(results["headline"]) // 3, 5, 2, 2]
+    for header, rule, *lines in tables:
+        assert set(rule) <= set("|- :")
+        assert {line.count("|") for line in (header, *lines)} == {header.count("|")}
+    assert "-" not in {cell.strip() for table in tables for line in table[2:] for cell in line.split("|")}
+    # Without an importance-weighted bound there is no table of it.
+    assert "Importance-weighted" in gradient_tables.terminal(results)
+    elbo = {**results, "rows": [row for row in results["rows"] if row["bound"] == "elbo"]}
+    assert "Importance-weighted" not in gradient_tables.terminal(elbo)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (4368.2, "4,370"),
+        (99.96, "100"),
+        (12.345, "12.3"),
+        (1, "1.00"),
+        (0.06161, "0.0616"),
+        (math.nan, "-"),
+        (None, "-"),
+    ],
+)
+def test_three_significant_figures(cli, number, text):
+
+    assert tables.figures(number) == text
+
+
+def test_headline_takes_the_fewest_samples_and_the_cheapest(cli):
+    from engines.gradients import tables as gradient_tables
+
+    def row(name, number, seconds, moment="end"):
+        values = {"samples_ratio": [1.0, 1.0, 1.0], "seconds_ratio": seconds and [seconds] * 3}
+        return {"estimator": name, "num_samples": number, "moment": moment, "step": 3, "refusal": None, **values}
+
+    rows = [row("score_function", 1, 5.0, "start"), row("score_function", 4, 1.0, "start"), row("pathwise", 1, 1.0)]
+    rows += [row("score_function", 1, 3.0), row("score_function", 4, 4.0), row("nvil", 1, None)]
+    rows += [row("leave_one_out", 2, 3.0), row("leave_one_out", 4, 2.0)]
+    chosen = [(entry["estimator"], entry["num_samples"], entry["moment"]) for entry in gradient_tables.headline(rows)]
+    assert chosen == [
+        *(("score_function", 1, "start"), ("score_function", 1, "end")),
+        *(("leave_one_out", 2, "end"), ("leave_one_out", 4, "end")),
+    ]
+
+
+@pytest.mark.slow
+def test_pictures_are_drawn_from_the_folder_without_jax(compared, tmp_path, monkeypatch):
+    folder = shutil.copytree(compared[0], tmp_path / "moved", ignore=shutil.ignore_patterns("*.png", "*.md"))
+    code = "import runpy, sys; runpy.run_module('plots', run_name='__main__'); assert 'jax' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, cwd=EXPERIMENTS)
+    assert done.returncode == 0, done.stderr
+    assert {pathlib.Path(line).name for line in done.stdout.split()} == PICTURES
+    assert all(is_picture(folder / name, smallest=200) for name in PICTURES)
+    monkeypatch.setattr(sys, "argv", ["plots.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match="the folder of a finished comparison"):
+        runpy.run_module("gradient_plots", run_name="__main__")
+
+
+def test_every_estimator_serves_two_samples(cli):
+    vae = models.mlp_vae((8, 8), 2, (4,))
+    params, x = vae.init(jax.random.key(0)), jnp.ones((3, 8, 8))
+    assert tuple(cli[1].contestants()) == cli[0].ESTIMATORS
+    for contestant in cli[1].contestants().values():
+        estimator, objective = contestant.gradient(vae, 2)
+        own = estimators.with_baseline(params, estimator, jax.random.key(1), x)
+        gradient = jax.eval_shape(jax.grad(objective, has_aux=True), own, jax.random.key(2), x)[0]
+        assert jax.tree.structure(gradient) == jax.tree.structure(own)
+
+
+def test_first_line_needs_no_jax():
+    code = "import sys; from engines.gradients import config as c; c.parse([]); assert not {'jax', 'numpy'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=EXPERIMENTS)
+
+
+def test_defaults_depend_on_the_dataset(cli):
+    config = cli[0].parse([])
+    assert (config.latent_dim, config.hidden_sizes, config.num_samples) == (5, (50,), (1, 4, 16, 64))
+    config = cli[0].parse(["--dataset", "mnist", "--num-samples", "8", "2", "--estimators", "vimco"])
+    assert (config.latent_dim, config.hidden_sizes, config.num_samples) == (20, (500,), (1, 2, 8))
+    assert config.estimators == ("pathwise", "iwae_pathwise", "vimco")
+
+
+REFUSED = {
+    "unknown estimator": (
+        ("--estimators", "score_funktion"),
+        ["'score_funktion'", "did you mean score_function?", "vimco"],
+    ),
+    "no samples": (("--num-samples", "4", "0"), ["--num-samples must be at least 1; got 4 0"]),
+    "two repeats": (("--num-repeats", "2"), ["--num-repeats must be at least 3; got 2"]),
+    "no seeds": (("--num-seeds", "0"), ["--num-seeds must be at least 1; got 0"]),
+    "seed": (("--seed", "-1"), ["--seed must be from 0 to 2^31 - 1; got -1"]),
+    "learning rate": (("--learning-rate", "nan"), ["--learning-rate must be a positive number; got nan"]),
+    "name taken": (("--name", "taken"), ["taken exists: choose another --name"]),
+    "large batch": (("--batch-size", "1286"), ["at most 1285", "got 1286"]),
+    "unknown dataset": (("--dataset", "mnit"), ["'mnit'", "'mnist'"]),
+    "not prepared": (("--dataset", "mnist"), ["not prepared", "train-images-idx3-ubyte.gz", "--manual-dir"]),
+    "real numbers": (("--dataset", "two_gaussians"), ["[0, 1]"]),
+    "grey pixels": (("--binarization", "none"), ["exactly 0 or 1"]),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), REFUSED.values(), ids=REFUSED)
+def test_refusals(cli, tmp_path, monkeypatch, capsys, options, words):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    (tmp_path / "taken").mkdir()
+    where = ("--runs-dir", tmp_path, "--data-dir", tmp_path / "nothing")
+    error = refusal(main_of("compare_gradients"), monkeypatch, capsys, *where, *options)
+    assert all(word in error for word in words), error
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.slow
+def test_diverged_training_says_so(cli, tmp_path):
+    with pytest.raises(ValueError, match=r"finite parameters.*smaller learning rate"):
+        run_here(cli, "--estimators", "pathwise", "--learning-rate", "1e38", "--runs-dir", tmp_path)

@@ -1,0 +1,86 @@
+"""Reconstruction errors: what an autoencoder minimizes, per example."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax.core import Tracer
+from jaxtyping import Array
+
+from vaejax import checks, distributions
+
+ErrorFunction = Callable[[dist.Distribution, Array], Array]
+
+
+def squared_error(p: dist.Distribution, x: Array) -> Array:
+    """|x - mean of p|^2, summed over an example: (*batch,).
+
+    Raises:
+        ValueError: if p is Bernoulli, whose mean lies between 0 and 1, and x is concrete and does not; under `jit` the
+            error is then NaN.
+
+    >>> squared_error(dist.Normal(jnp.zeros((2, 3)), 1.0).to_event(1), jnp.full((2, 3), 2.0)).tolist()
+    [12.0, 12.0]
+    """
+    squares = (x - jnp.asarray(p.mean)) ** 2
+    if isinstance(distributions.without_wrappers(p), dist.BernoulliLogits):
+        squares = jnp.where(_in_unit_interval("squared_error of a Bernoulli decoder", x), squares, jnp.nan)
+    return squares.sum(axis=_event_axes(p))
+
+
+def negative_log_likelihood(p: dist.Distribution, x: Array) -> Array:
+    """-log p(x) of the decoder's distribution in nats, summed over an example: (*batch,).
+
+    No -log p(x) of the model, of which an autoencoder has none: the code was chosen with x in sight.
+
+    Raises:
+        ValueError: if x is concrete and outside the support; under `jit` the error of such an example is NaN.
+
+    >>> negative_log_likelihood(dist.BernoulliLogits(jnp.zeros((2, 1))).to_event(1), jnp.ones((2, 1))).round(4).tolist()
+    [0.693..., 0.693...]
+    """
+    return -distributions.data_log_prob(p, x)
+
+
+def cross_entropy(p: dist.Distribution, x: Array) -> Array:
+    """-sum_i [x_i log m_i + (1 - x_i) log(1 - m_i)] with m the mean of a Bernoulli p, in nats: (*batch,).
+
+    Pixels x in [0, 1], grey ones too. It is the mean of `negative_log_likelihood` over dynamic binarizations of x, and
+    for grey pixels the likelihood of nothing: its least value is the entropy of the pixels, and not 0.
+
+    Raises:
+        ValueError: if p is not Bernoulli, or x is concrete and not in [0, 1]; under `jit` the error is then NaN.
+
+    >>> cross_entropy(dist.BernoulliLogits(jnp.zeros((2, 3))).to_event(1), jnp.full((2, 3), 0.2)).round(4).tolist()
+    [2.0794..., 2.0794...]
+    """
+    base = distributions.without_wrappers(p)
+    if not isinstance(base, dist.BernoulliLogits):
+        raise ValueError(
+            f"cross_entropy needs a decoder with likelihood='bernoulli'; got {distributions.name_of(p)}: use "
+            "squared_error or negative_log_likelihood"
+        )
+    inside = _in_unit_interval("cross_entropy", x)
+    logits = jnp.asarray(base.logits)
+    return jnp.where(inside, jax.nn.softplus(logits) - x * logits, jnp.nan).sum(axis=_event_axes(p))
+
+
+def _in_unit_interval(what: str, x: Array) -> Array:
+    """Where x lies in [0, 1].
+
+    Raises:
+        ValueError: if x is concrete and somewhere does not.
+    """
+    checks.check_finite(x, "pixels")
+    inside = (x >= 0) & (x <= 1)
+    if not isinstance(inside, Tracer) and not inside.all():
+        raise ValueError(
+            f"{what} expects pixels in [0, 1]; got values from {float(x.min()):.4g} to {float(x.max()):.4g}: rescale "
+            "the data, or use squared_error and a decoder with likelihood='gaussian_fixed_std'"
+        )
+    return inside
+
+
+def _event_axes(p: dist.Distribution) -> tuple[int, ...]:
+    return tuple(range(-len(p.event_shape), 0))

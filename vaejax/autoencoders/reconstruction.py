@@ -1,0 +1,223 @@
+"""Autoencoders: models whose posterior is a point, trained to reconstruct; and PCA, the closed form of the linear one.
+
+An autoencoder is a `models.VAE` with the posterior "point", made of the same networks by the same factories. So `fit`,
+checkpoints and every function that decodes codes serve it; what it lacks is a bound on log p(x), and asking for one is
+refused. Its objectives have the signature of all others, and values that are errors with a minus sign: in the units of
+the error, per example, to be maximised.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import lax
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Float, Key
+
+from vaejax import checks, distributions, models
+from vaejax.autoencoders.errors import ErrorFunction, squared_error
+from vaejax.autoencoders.regularizers import Corruption, Penalty
+from vaejax.distributions import Head, Params
+from vaejax.models import VAE, networks
+
+
+class ReconstructionInfo(NamedTuple):
+    """What a reconstruction objective reports beside its value. No gradient flows through it.
+
+    Attributes:
+        bound: the value: what is maximised, minus the mean error and the penalties. ().
+        error: mean over the batch of the error per example that was asked for. ().
+        squared_error: |x - mean of p(x|z)|^2 summed over an example, mean over the batch. ().
+        per_example: the error of each example. (*batch,)
+    """
+
+    bound: Float[Array, ""]
+    error: Float[Array, ""]
+    squared_error: Float[Array, ""]
+    per_example: Float[Array, " *batch"]
+
+
+def mlp_autoencoder(
+    data_shape: Sequence[int],
+    latent_dim: int,
+    hidden_sizes: Sequence[int] = (500,),
+    likelihood: str | Head = "gaussian_fixed_std",
+    activation: str | networks.Activation = "tanh",
+) -> VAE:
+    """A deep autoencoder of multilayer perceptrons: `models.mlp_vae` with the posterior "point".
+
+    Args:
+        data_shape: shape of one example.
+        latent_dim: numbers in one code.
+        hidden_sizes: units of each hidden layer of the encoder; the decoder has them in the opposite order. None of
+            them: a linear autoencoder, or with likelihood="bernoulli" logistic PCA.
+        likelihood: what the decoder's output means: "gaussian_fixed_std" the reconstruction itself, "bernoulli" its
+            logit, for data in [0, 1]; and the other ones of `models.make_vae`.
+        activation: a name of `networks.ACTIVATIONS` or a function.
+
+    Raises:
+        ValueError: as `models.make_vae`.
+
+    >>> model = mlp_autoencoder(data_shape=(28, 28), latent_dim=30, hidden_sizes=(1000, 500, 250))
+    >>> model.encode(model.init(jax.random.key(0)), jnp.ones((7, 28, 28))).mean.shape
+    (7, 30)
+
+    Source: Hinton & Salakhutdinov 2006, "Reducing the dimensionality of data with neural networks".
+    """
+    return models.mlp_vae(data_shape, latent_dim, hidden_sizes, likelihood, activation, "point")
+
+
+def conv_autoencoder(
+    data_shape: Sequence[int],
+    latent_dim: int,
+    channels: Sequence[int] = (32, 64),
+    hidden_size: int = 256,
+    likelihood: str | Head = "gaussian_fixed_std",
+    activation: str | networks.Activation = "relu",
+) -> VAE:
+    """A convolutional autoencoder: `models.conv_vae` with the posterior "point", and its arguments.
+
+    Raises:
+        ValueError: as `models.conv_vae`.
+
+    >>> model = conv_autoencoder(data_shape=(8, 8), latent_dim=2, channels=(4,), hidden_size=16)
+    >>> model.decode(model.init(jax.random.key(0)), jnp.zeros((7, 2))).mean.shape
+    (7, 8, 8)
+    """
+    return models.conv_vae(data_shape, latent_dim, channels, hidden_size, likelihood, activation, "point")
+
+
+def linear_autoencoder(
+    data_shape: Sequence[int], latent_dim: int, likelihood: str | Head = "gaussian_fixed_std"
+) -> VAE:
+    """Affine encoder and decoder; with `squared_error` its optimum spans the principal subspace (Baldi & Hornik 1989).
+
+    The kernel of the decoder is `params["decoder"]["network"]["layer_0"]["kernel"]`, (latent_dim, data size). With
+    likelihood="bernoulli" and `cross_entropy` it is logistic PCA with an affine encoder.
+
+    Raises:
+        ValueError: as `models.make_vae`.
+
+    >>> params = linear_autoencoder((5,), latent_dim=2).init(jax.random.key(0))
+    >>> params["decoder"]["network"]["layer_0"]["kernel"].shape
+    (2, 5)
+    """
+    return mlp_autoencoder(data_shape, latent_dim, (), likelihood)
+
+
+def make_reconstruction(
+    vae: VAE,
+    error: ErrorFunction = squared_error,
+    *,
+    corrupt: Corruption | None = None,
+    corrupt_code: Corruption | None = None,
+    penalties: Penalty | Sequence[Penalty] = (),
+):
+    """Minus the mean reconstruction error, - E[error(p(x | z(x~)), x)] - penalties, for a model with a point posterior.
+
+    Args:
+        vae: the model, of the posterior "point".
+        error: `(p, x) -> (*batch,)`: `squared_error`, `cross_entropy`, `negative_log_likelihood` or another.
+        corrupt: `(key, x) -> x~`, what is done to the input and not to the target: `gaussian_noise(std)`,
+            `masking_noise(probability)`. It makes a denoising autoencoder.
+        corrupt_code: `(key, z) -> z~` between encoder and decoder: `nested_dropout(probabilities)`, or noise.
+        penalties: one or several, each a `(params, z) -> ()` of the codes z (*batch, latent_dim) before their
+            corruption: `uniform_l2(weight)`, `nonuniform_l2(weights)`, `rotation_augmentation()`.
+
+    Returns:
+        An objective `(params, key, x, *, step=None) -> (value, info)`, to be maximised as every other. x has shape
+        (*batch, *data_shape); the value is in the units of the error, per example.
+
+    Raises:
+        ValueError: if an argument is no function; when it is called, if the posterior is not a point, data or error are
+            not the model's, a function returns another shape, or concrete data hold NaN or infinities.
+
+    >>> model = mlp_autoencoder((3,), latent_dim=2, hidden_sizes=(5,))
+    >>> from vaejax.autoencoders import gaussian_noise
+    >>> denoising = make_reconstruction(model, corrupt=gaussian_noise(0.3))
+    >>> value, info = denoising(model.init(jax.random.key(0)), jax.random.key(1), jnp.ones((7, 3)))
+    >>> info.per_example.shape
+    (7,)
+
+    Source: Vincent, Larochelle, Bengio & Manzagol 2008 for the denoising one.
+    """
+    penalties = (penalties,) if callable(penalties) else tuple(penalties)
+    _check_functions(error, corrupt, corrupt_code, penalties)
+
+    def objective(params: Params, key: Key[Array, ""], x: ArrayLike, *, step: ArrayLike | None = None):
+        del step
+        checks.check_finite(x, "data")
+        x = jnp.asarray(x)
+        input_key, code_key = jax.random.split(key)
+        noisy = x if corrupt is None else _of_shape("corrupt", corrupt(input_key, x), x.shape)
+        z = _codes(vae, params, noisy)
+        p = vae.decode(
+            params, z if corrupt_code is None else _of_shape("corrupt_code", corrupt_code(code_key, z), z.shape)
+        )
+        errors = _of_shape("error", error(p, x), z.shape[:-1])
+        value = -errors.mean() - sum(_of_shape("a penalty", penalty(params, z), ()) for penalty in penalties)
+        info = ReconstructionInfo(value, errors.mean(), squared_error(p, x).mean(), errors)
+        return value, lax.stop_gradient(info)
+
+    return objective
+
+
+def denoising_score(vae: VAE, params: Params, x: ArrayLike, std: float | Float[Array, ""]) -> Array:
+    """(r(x) - x) / std^2 of a denoising autoencoder trained with `squared_error` and `gaussian_noise(std)`.
+
+    For the best possible r it is the score, the gradient of log p(x), of the data's density smoothed by that noise: by
+    Tweedie's formula r is then the mean of the clean examples given the noisy one. Errors of r are
+    divided by std^2 too.
+
+    Args:
+        vae: the autoencoder.
+        params: its parameters.
+        x: points, (*batch, *data_shape).
+        std: of the noise in training, above 0; it may be traced.
+
+    Returns:
+        The score, per unit of x, (*batch, *data_shape).
+
+    Raises:
+        ValueError: if std is not above 0, or the model is not an autoencoder.
+
+    >>> model = mlp_autoencoder((2,), latent_dim=4, hidden_sizes=(8,))
+    >>> denoising_score(model, model.init(jax.random.key(0)), jnp.ones((7, 2)), std=0.1).shape
+    (7, 2)
+
+    Source: Alain & Bengio 2014, "What regularized auto-encoders learn from the data-generating distribution".
+    """
+    if not isinstance(std, Tracer) and not 0 < std < np.inf:
+        raise ValueError(f"std must be a number above 0, as the noise in training was; got {std!r}")
+    x = jnp.asarray(x)
+    return (jnp.asarray(vae.decode(params, _codes(vae, params, x)).mean) - x) / std**2
+
+
+def _codes(vae: VAE, params: Params, x: Array) -> Array:
+    q = vae.encode(params, x)
+    if not isinstance(distributions.without_wrappers(q), dist.Delta):
+        raise ValueError(
+            f"expected a model with posterior='point', whose code is a number; got one with q = "
+            f"{distributions.name_of(q)}: train it by objectives.make_elbo, or make the model with posterior='point'"
+        )
+    return jnp.asarray(q.mean)
+
+
+def _check_functions(error, corrupt, corrupt_code, penalties) -> None:
+    for name, function, examples in (
+        ("error", error, "autoencoders.squared_error"),
+        ("corrupt", corrupt, "autoencoders.gaussian_noise(0.1), or None"),
+        ("corrupt_code", corrupt_code, "autoencoders.nested_dropout(probabilities), or None"),
+        *(("each of penalties", penalty, "autoencoders.uniform_l2(0.1)") for penalty in penalties),
+    ):
+        if not callable(function) and not (function is None and "corrupt" in name):
+            raise ValueError(f"{name} must be a function, such as {examples}; got {function!r}")
+
+
+def _of_shape(name: str, result: Array, shape: tuple[int, ...]) -> Array:
+    if jnp.shape(result) != shape:
+        raise ValueError(f"expected {name} to return an array of shape {shape}; got {jnp.shape(result)}")
+    return result

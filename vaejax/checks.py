@@ -1,0 +1,228 @@
+"""What a function may refuse, in one wording: what was expected, what was given, and what to do.
+
+Checks stand where a user enters: where a function is built, or at its first lines. Below that door there is only maths.
+"""
+
+import math
+import numbers
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Float
+
+
+def check_count(name: str, number: Any, least: int = 1, advice: str = "") -> None:
+    """Refuse a count that is not an integer of at least `least`.
+
+    Args:
+        name: of the argument.
+        number: what was given.
+        least: the smallest count that is allowed.
+        advice: why, or what to do instead; added to the message.
+
+    Raises:
+        ValueError: naming the argument and what was given.
+
+    >>> check_count("num_samples", 0)
+    Traceback (most recent call last):
+    ...
+    ValueError: num_samples must be an integer of at least 1; got 0
+    """
+    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < least:
+        raise ValueError(_with_advice(f"{name} must be an integer of at least {least}; got {number!r}", advice))
+
+
+def check_number(
+    name: str,
+    number: Any,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+    advice: str = "",
+) -> None:
+    """Refuse what is not one finite number within its bounds. Of a traced number only the shape is known.
+
+    Args:
+        name: of the argument.
+        number: what was given.
+        above: the number must be greater.
+        least: the number must be at least this.
+        below: the number must be smaller.
+        most: the number must be at most this.
+        advice: why, or what to do instead; added to the message.
+
+    Raises:
+        ValueError: naming the argument, its bounds and what was given.
+
+    >>> check_number("decay", 1.0, least=0, below=1)
+    Traceback (most recent call last):
+    ...
+    ValueError: decay must be a number of at least 0 and below 1; got 1.0
+    """
+    if isinstance(number, Tracer) and not number.shape:
+        return
+    kinds = numbers.Real | np.ndarray | np.generic | jax.Array
+    inside = isinstance(number, kinds) and not isinstance(number, bool) and np.size(number) == 1
+    if inside:
+        value = float(np.reshape(number, ()))
+        inside = math.isfinite(value) and all(
+            bound is None or holds
+            for bound, holds in (
+                (above, above is None or value > above),
+                (least, least is None or value >= least),
+                (below, below is None or value < below),
+                (most, most is None or value <= most),
+            )
+        )
+    if not inside:
+        words = (("above", above), ("of at least", least), ("below", below), ("at most", most))
+        bounds = " and ".join(f"{word} {bound:g}" for word, bound in words if bound is not None)
+        raise ValueError(_with_advice(f"{name} must be a number {bounds}; got {number!r}", advice))
+
+
+def check_choice(name: str, given: Any, known: Collection[Any], otherwise: str = "") -> None:
+    """Refuse what is not one of the values that an argument knows.
+
+    Args:
+        name: of the argument.
+        given: what was given.
+        known: the values that it may have.
+        otherwise: what else it may be, such as "a function"; added to the list.
+
+    Raises:
+        ValueError: naming the argument, all that is known and what was given.
+
+    >>> check_choice("kl", "exact", ("analytic", "sampled"))
+    Traceback (most recent call last):
+    ...
+    ValueError: kl must be 'analytic' or 'sampled'; got 'exact'
+    """
+    if not any(given is value or (isinstance(given, type(value)) and given == value) for value in known):
+        *most, last = [*map(repr, known), *([otherwise] if otherwise else [])]
+        options = f"{', '.join(most)} or {last}" if most else last
+        raise ValueError(f"{name} must be {options}; got {given!r}")
+
+
+def check_shape(what: str, given: tuple[int, ...], expected: tuple[int | str, ...], advice: str = "") -> None:
+    """Refuse an array of another shape.
+
+    Args:
+        what: is of that shape, in the plural or as one array, such as "latents".
+        given: its shape.
+        expected: the shape; names stand for axes of any length, and "*batch", in front, for any number of axes.
+        advice: what to do; added to the message.
+
+    Raises:
+        ValueError: with both shapes.
+
+    >>> check_shape("latents", (7, 3), ("*batch", 2))
+    Traceback (most recent call last):
+    ...
+    ValueError: expected latents of shape (*batch, 2); got (7, 3)
+    """
+    named = [size for size in expected if not str(size).startswith("*")]
+    trailing = given[len(given) - len(named) :] if len(given) >= len(named) else None
+    fits = trailing is not None and (len(named) < len(expected) or len(given) == len(named))
+    if not fits or any(size != actual for size, actual in zip(named, trailing, strict=True) if isinstance(size, int)):
+        shape = f"({', '.join(map(str, expected))}{',' if len(expected) == 1 else ''})"
+        raise ValueError(_with_advice(f"expected {what} of shape {shape}; got {given}", advice))
+
+
+def check_finite(images: ArrayLike, what: str = "images") -> None:
+    """Raises an error where an array holds NaN or infinity; under `jit`, where the values are unknown, it does nothing.
+
+    >>> check_finite(np.array([1.0, np.nan]), "pixels")
+    Traceback (most recent call last):
+    ...
+    ValueError: expected finite pixels, got 1 NaN or infinite value of 2, the first nan at index (1,): ...
+
+    Raises:
+        ValueError: with the count of the offending values and the index of the first.
+    """
+    if not isinstance(images, Tracer):
+        images = np.asarray(images)
+        advice = "remove or repair these examples"
+        refuse_values(images, ~np.isfinite(images), f"expected finite {what}", "NaN or infinite", advice)
+
+
+def refuse_values(values: np.ndarray, bad: np.ndarray, expected: str, kind: str, advice: str) -> None:
+    """Refuse an array in which some values are bad.
+
+    Args:
+        values: the array.
+        bad: which of them are, of the same shape.
+        expected: what was, as the beginning of the message.
+        kind: of value that is bad, an adjective.
+        advice: what to do.
+
+    Raises:
+        ValueError: with the count of the bad values and the first of them with its index.
+    """
+    count = int(bad.sum())
+    if count:
+        first = tuple(int(i) for i in np.unravel_index(bad.argmax(), bad.shape))
+        noun = "value" if count == 1 else "values"
+        raise ValueError(
+            f"{expected}, got {count} {kind} {noun} of {bad.size}, the first {values[first]} at index {first}: {advice}"
+        )
+
+
+def checked_data(x: ArrayLike, data_shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """The data as a JAX array of the shape and kind that a model expects.
+
+    Raises:
+        ValueError: if the trailing axes are not `data_shape`, there is no example, the numbers are not floats, or they
+            are float64 while JAX runs in 32 bits (which would round them without a word); and if they are concrete and
+            not finite.
+    """
+    check_floating(x)
+    x = jnp.asarray(x)
+    advice = "this is the data_shape that the model was made with: reshape the data, or make the model with theirs"
+    check_shape("data", x.shape, ("*batch", *data_shape), advice)
+    if x.size == 0:
+        raise ValueError(f"expected at least one example; got data of shape {x.shape}")
+    check_finite(x, "data")  # else the distribution would complain, and of its own parameters
+    return x
+
+
+def check_floating(x: ArrayLike) -> None:
+    """Refuse numbers that are not floats, or float64 while JAX runs in 32 bits (it would round them without a word).
+
+    Raises:
+        ValueError: naming the dtype and how to convert.
+    """
+    dtype = dtype_of(x)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"expected data of a floating dtype; got {dtype}. Scale to [0, 1] and convert: x.astype('float32') / "
+            "255 for 8-bit images, and binarize for a Bernoulli likelihood"
+        )
+    if dtype == np.float64 and not jax.config.read("jax_enable_x64"):
+        raise ValueError(
+            "expected float32 data, because JAX runs in 32 bits; got float64. Convert with x.astype('float32'), or "
+            "enable double precision: jax.config.update('jax_enable_x64', True)"
+        )
+
+
+def dtype_of(x: ArrayLike) -> Any:
+    """The dtype of an array, or the one that NumPy gives to numbers and lists."""
+    return x.dtype if isinstance(x, jax.Array | np.ndarray) else np.asarray(x).dtype
+
+
+def wide_dtype(*dtypes: Any) -> Any:
+    """The dtype that densities and distances are computed in: float64 where one of these is, else float32.
+
+    >>> wide_dtype(jnp.bfloat16, jnp.float32).__name__
+    'float32'
+    """
+    return jnp.float64 if any(dtype == jnp.float64 for dtype in dtypes) else jnp.float32
+
+
+def _with_advice(message: str, advice: str) -> str:
+    return f"{message}: {advice}" if advice else message

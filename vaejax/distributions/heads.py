@@ -1,0 +1,200 @@
+"""Heads, which turn the outputs of a network into a numpyro distribution, and log-densities that refuse bad data.
+
+Densities are `numpyro.distributions` objects throughout. A head says how many outputs it wants for each number it
+describes, owns what parameters do not depend on the input (a shared standard deviation), and bounds scales smoothly,
+so that no output of a network gives an infinite density.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jaxtyping import Array, Float, Key
+
+from vaejax.distributions.densities import BernoulliLogits
+
+Params = dict[str, Any]
+
+LOG_STD_BOUND = 8.0
+
+
+def standard_normal(event_shape: tuple[int, ...], dtype: Any) -> dist.Distribution:
+    """The prior N(0, I), of shape (*event,)."""
+    return dist.Normal(jnp.zeros(event_shape, dtype), jnp.ones(event_shape, dtype))
+
+
+class Head(NamedTuple):
+    """How the outputs of a network parametrize a distribution.
+
+    Attributes:
+        num_outputs: arrays of the event's shape that `apply` takes from the network.
+        init: `(key, event_shape) -> params`, the head's own parameters, `{}` for most.
+        apply: `(params, *outputs) -> distribution`, each output of shape (*batch, *event). The axes of the event may
+            be left as batch axes of the distribution: the model declares them with `to_event`.
+        prior: `(event_shape, dtype) -> distribution`, what goes with a posterior of this kind as p(z).
+        num_categories: for a categorical head, how many; a decoder then sees its codes one-hot.
+    """
+
+    num_outputs: int
+    init: Callable[..., Params]
+    apply: Callable[..., dist.Distribution]
+    prior: Callable[[tuple[int, ...], Any], dist.Distribution] = standard_normal
+    num_categories: int | None = None
+
+
+def bounded_log_std(raw: Float[Array, "*shape"], bound: float = LOG_STD_BOUND) -> Float[Array, "*shape"]:
+    """Squash an unbounded number into a log standard deviation in (-bound, bound), as `bound * tanh(raw / bound)`.
+
+    Near zero it is the identity. At the default bound the standard deviation stays within [3.4e-4, 2981]: a floor,
+    without which a Gaussian likelihood has no maximum, and a ceiling, without which it overflows.
+
+    >>> bounded_log_std(jnp.array([-1e4, 0.0, 0.1, 1e4])).round(3).tolist()
+    [-8.0, 0.0, 0.10000000149011612, 8.0]
+    """
+    return bound * jnp.tanh(raw / bound)
+
+
+def unbounded_log_std(log_std: Float[Array, "*shape"], bound: float = LOG_STD_BOUND) -> Float[Array, "*shape"]:
+    """The raw number of which `bounded_log_std` makes this log std; one at or beyond the bound is taken just inside it.
+
+    >>> unbounded_log_std(bounded_log_std(jnp.array([-1.0, 0.0, 3.0]))).round(3).tolist()
+    [-1.0, 0.0, 3.0]
+    """
+    return bound * jnp.arctanh(jnp.clip(log_std / bound, -1 + 1e-6, 1 - 1e-6))
+
+
+def bernoulli() -> Head:
+    """Bernoulli with the network's output as its logit.
+
+    >>> from vaejax import distributions
+    >>> distributions.log_prob(bernoulli().apply({}, jnp.array([1e4, -1e4])), jnp.array([1.0, 1.0])).tolist()
+    [-0.0, -10000.0]
+    """
+
+    def fair_coins(event_shape: tuple[int, ...], dtype: Any) -> dist.Distribution:
+        return BernoulliLogits(jnp.zeros(event_shape, dtype))
+
+    return Head(1, _no_params, lambda params, logits: BernoulliLogits(logits), fair_coins)
+
+
+def categorical(num_categories: int = 10) -> Head:
+    """Categorical with the network's outputs as its logits; a code is a whole number below `num_categories`.
+
+    Args:
+        num_categories: of each number in the code.
+
+    Raises:
+        ValueError: if it is not an integer of at least 2.
+    """
+    if isinstance(num_categories, bool) or not isinstance(num_categories, int) or num_categories < 2:
+        raise ValueError(f"num_categories must be an integer of at least 2; got {num_categories!r}")
+
+    def uniform(event_shape: tuple[int, ...], dtype: Any) -> dist.Distribution:
+        return dist.CategoricalLogits(jnp.zeros((*event_shape, num_categories), dtype))
+
+    def apply(params: Params, *logits: Float[Array, "*shape"]) -> dist.Distribution:
+        return dist.CategoricalLogits(jnp.stack(logits, axis=-1))
+
+    return Head(num_categories, _no_params, apply, uniform, num_categories)
+
+
+def gaussian() -> Head:
+    """Gaussian whose mean and bounded log standard deviation both come from the network: the usual posterior."""
+    return Head(2, _no_params, lambda params, mean, raw: dist.Normal(mean, jnp.exp(bounded_log_std(raw))))
+
+
+def gaussian_shared_std(std_shape: tuple[int, ...] = ()) -> Head:
+    """Gaussian with its mean from the network and a learned standard deviation that does not depend on the input.
+
+    Args:
+        std_shape: shape of the parameter `log_std`, broadcast over the event: `()` for one shared number.
+    """
+
+    def init(key: Key[Array, ""], event_shape: tuple[int, ...]) -> Params:
+        del key, event_shape
+        return {"log_std": jnp.zeros(std_shape)}
+
+    def apply(params: Params, mean: Float[Array, "*shape"]) -> dist.Normal:
+        std = jnp.exp(bounded_log_std(params["log_std"]))
+        return dist.Normal(mean, jnp.broadcast_to(std, mean.shape))
+
+    return Head(1, init, apply)
+
+
+def gaussian_fixed_std(std: float = 1.0) -> Head:
+    """Gaussian with its mean from the network and a given standard deviation.
+
+    Args:
+        std: the standard deviation, in the units of the data.
+
+    Raises:
+        ValueError: if std is not a positive number.
+    """
+    if not std > 0:
+        raise ValueError(f"std must be a positive number, in the units of the data; got {std!r}")
+    return Head(1, _no_params, lambda params, mean: dist.Normal(mean, jnp.full_like(mean, std)))
+
+
+def point() -> Head:
+    """All probability at the network's output: the code of a deterministic autoencoder.
+
+    As a posterior it can be decoded and measured, but it has no density and an infinite KL, so that it makes no bound
+    on log p(x): `log_prob`, `kl_divergence` and `entropy` refuse it. `autoencoders.make_reconstruction` trains it.
+    """
+    return Head(1, _no_params, lambda params, value: dist.Delta(value))
+
+
+LIKELIHOODS: dict[str, Callable[[], Head]] = {
+    "bernoulli": bernoulli,
+    "gaussian": gaussian,
+    "gaussian_shared_std": gaussian_shared_std,
+    "gaussian_fixed_std": gaussian_fixed_std,
+}
+
+
+def likelihood_head(likelihood: str | Head) -> Head:
+    """The head of a likelihood given by name, or the head itself.
+
+    Args:
+        likelihood: "bernoulli", "gaussian" (std per pixel from the network), "gaussian_shared_std" (one learned std),
+            "gaussian_fixed_std" (std 1; for another pass `gaussian_fixed_std(std)`), or a `Head`.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    return _named_head("likelihood", likelihood, LIKELIHOODS)
+
+
+POSTERIORS: dict[str, Callable[[], Head]] = {
+    "gaussian": gaussian,
+    "bernoulli": bernoulli,
+    "categorical": categorical,
+    "point": point,
+}
+
+
+def posterior_head(posterior: str | Head) -> Head:
+    """The head of a posterior given by name, or the head itself.
+
+    Args:
+        posterior: "gaussian" (diagonal covariance), "bernoulli", "categorical" (of 10 categories; for another number
+            pass `categorical(num_categories)`), "point" (an autoencoder's code), or a `Head`.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    return _named_head("posterior", posterior, POSTERIORS)
+
+
+def _named_head(kind: str, given: str | Head, known: dict[str, Callable[[], Head]]) -> Head:
+    if isinstance(given, Head):
+        return given
+    if given not in known:
+        raise ValueError(f"{kind} must be one of {sorted(known)} or a distributions.Head; got {given!r}")
+    return known[given]()
+
+
+def _no_params(key: Key[Array, ""], event_shape: tuple[int, ...]) -> Params:
+    del key, event_shape
+    return {}

@@ -1,0 +1,158 @@
+"""How the log-weights of K samples become a bound: their mean, log-mean-exp, and the family between."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+
+class Reduction(NamedTuple):
+    """How the log-weights of K samples become a bound. `bound`, and with it the others, shifts: f(l + c) = f(l) + c.
+
+    Attributes:
+        bound: (K, *batch) -> (*batch,).
+        leave_one_out: (K, *batch) -> (K, *batch); entry k is the bound of the other K - 1 samples.
+        credit: (K, *batch) -> (K, *batch); entry k is the part of the bound that sample k can have changed, the reward
+            of the score function without a leave-one-out baseline. For a mean that is its own term, l_k / K; for a
+            log-mean-exp it is all of it.
+        path_weights: (K, *batch) -> (K, *batch); entry k is d bound / d l_k - d^2 bound / d l_k^2, the weight of the
+            path derivative of l_k once the score terms are reparameterized a second time: 1 / K for a mean.
+        linear: whether the bound is linear in the log-weights.
+    """
+
+    bound: Callable[[Array], Array]
+    leave_one_out: Callable[[Array], Array]
+    credit: Callable[[Array], Array]
+    path_weights: Callable[[Array], Array]
+    linear: bool
+
+
+def mean_reduction() -> Reduction:
+    """The mean over samples: the ELBO."""
+
+    def leave_one_out(log_w: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
+        return (log_w.sum(axis=0, keepdims=True) - log_w) / (log_w.shape[0] - 1)
+
+    return Reduction(
+        bound=lambda log_w: log_w.mean(axis=0),
+        leave_one_out=leave_one_out,
+        credit=lambda log_w: log_w / log_w.shape[0],
+        path_weights=lambda log_w: jnp.full_like(log_w, 1 / log_w.shape[0]),
+        linear=True,
+    )
+
+
+def log_mean_exp_reduction() -> Reduction:
+    """The log of the mean weight, log (1/K) sum_k exp(l_k): the importance-weighted bound (Burda et al. 2015)."""
+
+    def bound(log_w: Float[Array, "K ..."]) -> Float[Array, "..."]:
+        return jax.nn.logsumexp(log_w, axis=0) - math.log(log_w.shape[0])
+
+    def leave_one_out(log_w: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
+        # From both ends, so that the largest weight is never subtracted from a sum that it dominates.
+        nothing = jnp.full_like(log_w[:1], -jnp.inf)
+        before = lax.associative_scan(jnp.logaddexp, log_w[:-1], axis=0)
+        after = lax.associative_scan(jnp.logaddexp, log_w[1:], axis=0, reverse=True)
+        others = jnp.logaddexp(jnp.concatenate([nothing, before]), jnp.concatenate([after, nothing]))
+        return others - math.log(log_w.shape[0] - 1)
+
+    return Reduction(
+        bound=bound,
+        leave_one_out=leave_one_out,
+        credit=lambda log_w: jnp.broadcast_to(bound(log_w)[None], log_w.shape),
+        # The softmax w has derivative w (1 - w).
+        path_weights=lambda log_w: jax.nn.softmax(log_w, axis=0) ** 2,
+        linear=False,
+    )
+
+
+def renyi_reduction(alpha: float) -> Reduction:
+    """The log of the power mean of the weights with exponent 1 - alpha: the variational Renyi bound (Li & Turner 2016).
+
+    Raises:
+        ValueError: if alpha is not a number.
+    """
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or math.isnan(alpha):
+        raise ValueError(f"alpha must be a number, or math.inf or -math.inf; got {alpha!r}")
+    if alpha == 1:
+        return mean_reduction()
+    if math.isinf(alpha):
+        return _extreme_reduction(jnp.max if alpha < 0 else jnp.min)
+    power, plain = 1 - alpha, log_mean_exp_reduction()
+
+    def near_one(log_w: Float[Array, "K ..."], mean_excess: Callable[[Array], Array], far: Callable[[Array], Array]):
+        """`far(power * log_w) / power`, where the log-weights times the power are small by expm1 and log1p.
+
+        Alpha near 1 would otherwise divide the rounding of a logarithm by a power near 0.
+        """
+        largest = log_w.max(axis=0, keepdims=True)
+        largest = lax.stop_gradient(jnp.where(jnp.isfinite(largest), largest, 0))
+        excess = power * (log_w - largest)
+        small = (jnp.abs(excess) < 0.5).all(axis=0, keepdims=True)
+        little = jnp.log1p(mean_excess(jnp.expm1(jnp.where(small, excess, 0))))
+        return largest + jnp.where(small, little, far(jnp.where(small, 0, excess))) / power
+
+    def bound(log_w: Float[Array, "K ..."]) -> Float[Array, "..."]:
+        return near_one(log_w, lambda e: e.mean(axis=0, keepdims=True), lambda log_w: plain.bound(log_w)[None])[0]
+
+    def leave_one_out(log_w: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
+        return near_one(log_w, mean_reduction().leave_one_out, plain.leave_one_out)
+
+    def path_weights(log_w: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
+        shares = jax.nn.softmax(power * log_w, axis=0)
+        return shares - power * shares * (1 - shares)  # a share has derivative power * share * (1 - share)
+
+    return Reduction(
+        bound=bound,
+        leave_one_out=leave_one_out,
+        credit=lambda log_w: jnp.broadcast_to(bound(log_w)[None], log_w.shape),
+        path_weights=path_weights,
+        linear=False,
+    )
+
+
+def _extreme_reduction(extreme: Callable[..., Array]) -> Reduction:
+    """The largest or the smallest of the log-weights."""
+
+    def leave_one_out(log_w: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
+        nothing = -jnp.inf if extreme is jnp.max else jnp.inf
+        own = jnp.eye(len(log_w), dtype=bool).reshape(len(log_w), len(log_w), *[1] * (log_w.ndim - 1))
+        return extreme(jnp.where(own, nothing, log_w[None]), axis=1)
+
+    def chosen(log_w: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
+        return jax.grad(lambda log_w: extreme(log_w, axis=0).sum())(log_w)
+
+    return Reduction(
+        bound=lambda log_w: extreme(log_w, axis=0),
+        leave_one_out=leave_one_out,
+        credit=lambda log_w: jnp.broadcast_to(extreme(log_w, axis=0)[None], log_w.shape),
+        path_weights=chosen,
+        linear=False,
+    )
+
+
+def bounds_with_replaced(reduce: Reduction, log_w: Array, replacements: Array) -> Array:
+    """Entry k is the bound with the k-th log-weight replaced: (K, *others, *batch) -> (K, *others, *batch).
+
+    Sample by sample, because K bounds of K log-weights at once would take K times their memory.
+    """
+    flat = replacements.reshape(len(log_w), -1, *log_w.shape[1:])
+
+    def bounds(args: tuple[Array, Array]) -> Array:
+        k, news = args
+        return jax.vmap(lambda new: reduce.bound(log_w.at[k].set(new)))(news)
+
+    return lax.map(bounds, (jnp.arange(len(log_w)), flat)).reshape(replacements.shape)
+
+
+def effective_sample_size(log_w: Float[Array, "K *batch"]) -> Float[Array, " *batch"]:
+    """Effective size of K weighted samples, (sum w)^2 / sum w^2, from 1 to K (Kish 1965).
+
+    >>> effective_sample_size(jnp.log(jnp.array([[1.0, 1.0], [1.0, 1e-9]]))).tolist()
+    [2.0, 1.0]
+    """
+    return jnp.exp(2 * jax.nn.logsumexp(log_w, axis=0) - jax.nn.logsumexp(2 * log_w, axis=0))

@@ -1,0 +1,124 @@
+"""How the gradient of an expectation under q is estimated: a strategy, passed as a value.
+
+Every estimator is a function of one signature, `monte_carlo.EstimateFunction`: the value of its bound is the same for
+all estimators that draw the same samples, and its `jax.grad` is the estimate. To that end the terms that only exist
+for their gradient are added as `value + (s - stop_gradient(s))`: the bracket is an exact zero, so the value keeps every
+digit.
+
+In the equations below f is what stands inside the expectation, params are the parameters of q(z) and of f(z), and
+"grad f(z)" is the derivative of f in its parameters at fixed z.
+"""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import lax
+
+from vaejax import distributions
+from vaejax.estimators.monte_carlo import over_draws, with_gradient_of
+from vaejax.estimators.signature import Estimate, Estimator
+
+_LOG = logging.getLogger(__name__)
+
+_REINFORCE = "estimators.score_function(baseline='leave_one_out') with num_samples >= 2, or enumerate_support()"
+
+
+def pathwise() -> Estimator:
+    """Reparameterized gradient: z = g(eps, params), and the gradient flows through g.
+
+        grad E_q[f(z)] = E_eps[grad f(g(eps, params))]
+
+    Serves every q whose samples are a differentiable function of its parameters (`q.has_rsample`), and needs f
+    differentiable in z.
+
+    Returns:
+        An estimator. Called with a q that cannot be reparameterized it raises a ValueError that names one that can.
+
+    Source: Kingma & Welling 2014, "Auto-encoding variational Bayes", section 2.4.
+    """
+
+    def estimate(key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None) -> Estimate:
+        del baseline
+        _check_reparameterized("pathwise()", q, _REINFORCE)
+        log_w, terms = over_draws(q.rsample, lambda z: integrand(z, q), integrand, key, num_samples, chunk_size)
+        return Estimate(reduce.bound(log_w), terms)
+
+    return Estimator(estimate)
+
+
+def sticking_the_landing() -> Estimator:
+    """Pathwise gradient without the score of q, whose mean is zero: the gradient of log q(z) flows through z alone.
+
+        grad E_q[f(z) - log q(z)] = E_eps[grad (f(z) - log q_detached(z))],  z = g(eps, params)
+
+    At the exact posterior f - log q is the same number for every z, and so the gradient of the encoder is zero for each
+    sample. It needs the KL sampled: in closed form nothing is left to drop. For a bound that is not linear in the
+    log-weights the dropped term has a mean, so of the importance-weighted bound with K > 1 this is a *biased* estimate
+    (Tucker et al. 2019), of which a warning is logged: `doubly_reparameterized` is the unbiased one.
+
+    Returns:
+        An estimator. Called with a q that cannot be reparameterized it raises a ValueError that names one that can.
+
+    Source: Roeder, Wu & Duvenaud 2017, "Sticking the landing".
+    """
+
+    def estimate(key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None) -> Estimate:
+        del baseline
+        _check_reparameterized("sticking_the_landing()", q, _REINFORCE)
+        if num_samples > 1 and not reduce.linear:
+            _LOG.warning(
+                "sticking_the_landing() is biased for the importance-weighted bound of K = %d > 1 samples; "
+                "estimators.doubly_reparameterized() is its unbiased form",
+                num_samples,
+            )
+        detached = lax.stop_gradient(q)
+        log_w, terms = over_draws(q.rsample, lambda z: integrand(z, detached), integrand, key, num_samples, chunk_size)
+        return Estimate(reduce.bound(log_w), terms)
+
+    return Estimator(estimate, detaches_q=True)
+
+
+def doubly_reparameterized() -> Estimator:
+    """Pathwise gradient of a bound of K samples in which the score of q is reparameterized a second time.
+
+        grad bound(l_1, ..., l_K) = E_eps[sum_k (b_k - b_kk) dl_k/dz_k grad z_k + b_k grad l_k(z_k)]
+
+    with b_k and b_kk the first and second derivatives of the bound in l_k, and the gradient of l_k at fixed z without
+    that of log q. For the importance-weighted bound b_k - b_kk is the square of the normalized weight, for the ELBO
+    1 / K, where this is `sticking_the_landing`. Where the weights have enough moments, the signal-to-noise ratio of the
+    encoder's gradient grows with K, while that of `pathwise` falls; under posteriors that are too narrow, as the ELBO
+    trains them, it need not.
+
+    Returns:
+        An estimator. Called with a q that cannot be reparameterized it raises a ValueError that names one that can.
+
+    Source: Tucker, Lawson, Gu & Maddison 2019, "Doubly reparameterized gradient estimators for Monte Carlo objectives".
+    """
+
+    def estimate(key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None) -> Estimate:
+        del baseline
+        _check_reparameterized("doubly_reparameterized()", q, "estimators.vimco()")
+        detached = lax.stop_gradient(q)
+
+        def sample_term(z):
+            # The examples of a batch do not see each other, so that one pull-back gives the derivative of each.
+            log_w, pull_back, terms = jax.vjp(lambda z: integrand(z, detached), lax.stop_gradient(z), has_aux=True)
+            (slope,) = pull_back(jnp.ones_like(log_w))
+            path = (lax.stop_gradient(slope) * z).reshape(*log_w.shape, -1).sum(axis=-1)
+            return log_w, terms, path
+
+        log_w, terms, path = over_draws(q.rsample, sample_term, integrand, key, num_samples, chunk_size)
+        weights = lax.stop_gradient(reduce.path_weights(log_w))
+        return Estimate(with_gradient_of(reduce.bound(log_w), (weights * path).sum(axis=0)), terms)
+
+    return Estimator(estimate, detaches_q=True)
+
+
+def _check_reparameterized(name: str, q: dist.Distribution, instead: str) -> None:
+    if not q.has_rsample:
+        raise ValueError(
+            f"{name} needs samples that are a differentiable function of q's parameters; q = "
+            f"{distributions.name_of(q)} has none. Use {instead}"
+        )

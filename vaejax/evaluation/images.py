@@ -1,0 +1,152 @@
+"""What reconstructions and samples lose of the data's variance, and at which spatial frequencies: blur, measured."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Key
+
+from vaejax import checks, distributions, models
+from vaejax.distributions import Params
+from vaejax.estimators import monte_carlo
+from vaejax.models import VAE
+
+
+class VarianceLoss(NamedTuple):
+    """Variances over examples, each summed over the numbers of an example, in squared units of the data.
+
+    A model that fits has `samples` + `noise` = `data`. What an image loses when it is shown as a mean of p(x|z) is the
+    noise: the sharper p(x|z), the less.
+
+    Attributes:
+        data: of the examples.
+        reconstructions: of E[x|z], z from q(z|x) of the examples.
+        samples: of E[x|z], z from the prior.
+        noise: mean of Var[x|z], z from the prior.
+        per_number: the three variances of each number of an example, (3, *data_shape).
+    """
+
+    data: Float[Array, ""]
+    reconstructions: Float[Array, ""]
+    samples: Float[Array, ""]
+    noise: Float[Array, ""]
+    per_number: Float[Array, "3 *data"]
+
+
+class PowerSpectrum(NamedTuple):
+    """Power of images by spatial frequency, the mean image taken off; the powers sum to the variance per pixel.
+
+    Attributes:
+        frequency: lower edges of rings of equal width, in cycles per pixel, from 0 to at most 0.5 * sqrt(2). (rings,)
+        power: variance of a pixel due to each ring. (rings,)
+    """
+
+    frequency: Float[Array, " rings"]
+    power: Float[Array, " rings"]
+
+
+def variance_loss(
+    vae: VAE, params: Params, key: Key[Array, ""], x: ArrayLike, *, batch_size: int = 100
+) -> VarianceLoss:
+    """Variance of data, reconstructions and samples, side by side.
+
+    Args:
+        vae: the model.
+        params: its parameters.
+        key: consumed.
+        x: data, (n, *data_shape), n >= 2; as many samples are drawn.
+        batch_size: examples at once.
+
+    Raises:
+        ValueError: if there are fewer than two examples, batch_size is not a positive integer, p(x|z) has no mean, or x
+            is refused by `models.check_data`.
+
+    >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
+    >>> loss = variance_loss(vae, vae.init(jax.random.key(0)), jax.random.key(1), jnp.eye(3))
+    >>> loss.per_number.shape
+    (3, 3)
+    """
+    checks.check_count("batch_size", batch_size)
+    models.check_data(vae, params, x)
+    x = models.with_batch_axis(vae, params, x)
+    if not has_mean(vae, params):
+        raise ValueError("expected a p(x|z) with a mean and a variance; got one without, as of sequences of tokens")
+    if len(x) < 2:
+        raise ValueError(f"expected at least two examples, for a variance over them; got {len(x)}")
+    reconstructions, samples, noise = reconstructions_and_samples(vae, batch_size, params, key, x)
+    per_number = jnp.stack([images.var(axis=0) for images in (x, reconstructions, samples)])
+    totals = per_number.reshape(3, -1).sum(axis=1)
+    return VarianceLoss(*totals, noise=noise.mean(axis=0).sum(), per_number=per_number)
+
+
+def has_mean(vae: VAE, params: Params) -> bool:
+    """Whether p(x|z) has a mean and a variance, as images have and sequences of tokens have not."""
+
+    def moments(params):
+        p = vae.decode(params, jnp.zeros(vae.prior(params).event_shape))
+        return p.mean, p.variance
+
+    try:
+        jax.eval_shape(moments, params)
+    except NotImplementedError:  # numpyro's, of a distribution that defines none
+        return False
+    return True
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def reconstructions_and_samples(
+    vae: VAE, batch_size: int, params: Params, key: Key[Array, ""], x: Array
+) -> tuple[Array, Array, Array]:
+    """E[x|z] for z from q(z|x) of each example, then E[x|z] and Var[x|z] for as many z from the prior."""
+    prior = vae.prior(params)
+    posterior_key, prior_key = jax.random.split(key)
+
+    def one_example(index_and_x):
+        index, x = index_and_x
+        from_posterior = distributions.sample(vae.encode(params, x), jax.random.fold_in(posterior_key, index))
+        from_prior = distributions.sample(prior, jax.random.fold_in(prior_key, index))
+        sampled = vae.decode(params, from_prior)
+        return vae.decode(params, from_posterior).mean, sampled.mean, sampled.variance
+
+    return monte_carlo.over_examples(one_example, (jnp.arange(len(x)), x), batch_size)
+
+
+def power_spectrum(images: ArrayLike, num_rings: int | None = None) -> PowerSpectrum:
+    """Mean power of images in rings of spatial frequency.
+
+    Args:
+        images: (n, height, width) or (n, height, width, depth), n >= 2; the power is summed over the depth.
+        num_rings: into which the frequencies are cut; by default half of the shorter side.
+
+    Raises:
+        ValueError: if the shape is another, or an entry is not finite.
+
+    >>> spectrum = power_spectrum(jax.random.normal(jax.random.key(0), (1000, 8, 8)))
+    >>> round(float(spectrum.power.sum()), 1)  # Parseval: the variance of a pixel
+    1.0
+    """
+    images = jnp.asarray(images)
+    if images.ndim not in (3, 4) or len(images) < 2:
+        raise ValueError(
+            f"expected images of shape (n, height, width) or (n, height, width, depth), n >= 2; got {images.shape}"
+        )
+    checks.check_finite(images, "images")
+    height, width = images.shape[1:3]
+    num_rings = max(1, min(height, width) // 2) if num_rings is None else num_rings
+    checks.check_count("num_rings", num_rings)
+    radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None])
+    edge = 0.5 * math.sqrt(2) / num_rings
+    ring = np.minimum((radius / edge).astype(int), num_rings - 1)
+    frequency = jnp.asarray(edge * np.arange(num_rings), images.dtype)
+    return PowerSpectrum(frequency, _power_in_rings(images, jnp.asarray(ring), num_rings))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _power_in_rings(images: Array, ring: Array, num_rings: int) -> Float[Array, " rings"]:
+    centred = images - images.mean(axis=0, keepdims=True)
+    amplitudes = jnp.fft.fft2(centred, axes=(1, 2)) / (images.shape[1] * images.shape[2])
+    power = (jnp.abs(amplitudes) ** 2).mean(axis=0).reshape(ring.size, -1).sum(axis=1)
+    return jax.ops.segment_sum(power, ring.reshape(-1), num_rings)

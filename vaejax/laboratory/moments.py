@@ -1,0 +1,242 @@
+"""Mean and variance of a gradient over many repeats, in one pass. Public as `laboratory.gradient_moments`.
+
+The moments come from one recursion. With m_n the mean of the first n values g_1, ..., g_n,
+
+    m_n = m_{n-1} + (g_n - m_{n-1}) / n        e_n = (n - 1) / n (g_n - m_{n-1})^2        n = 2, 3, ...
+
+the mean of the e_n is exactly the sample variance (Welford 1962). They are squares of Helmert's contrasts: all of mean
+sigma^2, and uncorrelated but for terms of order 1 / N, whatever the distribution. So the same recursion, applied to
+them, gives the error of the variance; applied to their sum over many coordinates, the error of the total variance, with
+all correlations between coordinates.
+"""
+
+import functools
+import statistics
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, ArrayLike, Float, Key
+
+from vaejax import checks
+
+GradientObjective = Callable[..., tuple[Array, Any]]
+
+
+class GradientMoments(NamedTuple):
+    """Mean and variance of one gradient, estimated from N independent ones. Trees are like the parameters.
+
+    Attributes:
+        mean: sample mean of each coordinate.
+        variance: sample variance of each coordinate, unbiased.
+        spread: sample variance of the N - 1 terms whose mean is `variance`; NaN for N = 2.
+        group_spread: the same for the total variance of each group of coordinates: every node of the tree by its path,
+            "encoder", "encoder.network" and so on, and "total" for all but a trained baseline's own parameters. ()
+        num_repeats: N.
+    """
+
+    mean: Any
+    variance: Any
+    spread: Any
+    group_spread: dict[str, Any]
+    num_repeats: int | Array
+
+    def standard_error(self) -> Any:
+        """Of the mean, for each coordinate."""
+        return jax.tree.map(lambda leaf: jnp.sqrt(leaf / jnp.asarray(self.num_repeats, leaf.dtype)), self.variance)
+
+    def variance_interval(self, level: float = 0.99) -> tuple[Any, Any]:
+        """Lower and upper end of a confidence interval of the variance of each coordinate; NaN for N = 2.
+
+        It is symmetric on the log scale. Of 99% intervals from 1,000 simulated repeats 99% held the variance of a
+        Gaussian, 98% that of its square and of an exponential, 96% that of its cube; from 10,000 repeats 98.5% or more.
+        In float32 the ends are right for standard deviations above 1e-9.
+        """
+        z = normal_quantile(level)
+
+        def factor(variance: Array, spread: Array) -> Array:
+            error = jnp.sqrt(spread / jnp.asarray(self.num_repeats - 1, spread.dtype))
+            return jnp.exp(z * error / jnp.where(variance > 0, variance, 1))
+
+        factors = jax.tree.map(factor, self.variance, self.spread)
+        return jax.tree.map(jnp.divide, self.variance, factors), jax.tree.map(jnp.multiply, self.variance, factors)
+
+
+def gradient_moments(
+    objective: GradientObjective,
+    params: Any,
+    key: Key[Array, ""],
+    x: Any = None,
+    num_repeats: int = 1000,
+    *,
+    chunk_size: int = 1,
+    step: ArrayLike | None = None,
+) -> GradientMoments:
+    """Mean and variance of the gradient of an objective, coordinate by coordinate, over N independent repeats.
+
+    The gradients pass by in a scan and none is kept: memory is that of a few gradients, whatever N. Compiled once for
+    each objective, number of repeats and shape; also usable inside `jit` and `vmap`. Where a gradient is not finite the
+    moments are NaN.
+
+    Args:
+        objective: `(params, key, x, *, step) -> (value, info)`, or `(params, key) -> (value, info)` with x = None.
+        params: its parameters.
+        key: consumed; repeat i uses a key of its own, whatever N and the chunks.
+        x: data, the same for all repeats.
+        num_repeats: N, at least 2; 3 or more for the error of the variance.
+        chunk_size: gradients computed at once, each with its memory. On 2 CPU cores 16 at once took 10 to 15% less time
+            than one by one for a small model (784-50-8), and more for a larger (784-500-20).
+        step: handed to the objective.
+
+    Raises:
+        ValueError: if num_repeats or chunk_size is out of range, the objective does not return `(value, info)` with a
+            scalar value, or x is concrete and holds NaN or infinities, or is float64 while JAX runs in 32 bits.
+
+    >>> from vaejax import models, objectives
+    >>> vae = models.mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
+    >>> params, x = vae.init(jax.random.key(0)), jnp.ones((7, 3))
+    >>> moments = gradient_moments(objectives.make_elbo(vae), params, jax.random.key(1), x, num_repeats=100)
+    >>> moments.variance["decoder"]["network"]["layer_0"]["kernel"].shape
+    (2, 5)
+
+    Source: Welford 1962, "Note on a method for calculating corrected sums of squares and products".
+    """
+    checks.check_count("num_repeats", num_repeats)
+    checks.check_count("chunk_size", chunk_size)
+    if num_repeats < 2:
+        raise ValueError(f"num_repeats must be at least 2, for one gradient has no variance; got {num_repeats}")
+    for leaf in jax.tree.leaves(x):
+        if isinstance(leaf, np.ndarray | jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating):
+            checks.check_floating(leaf)
+            checks.check_finite(leaf, "data")
+    moments = _streamed(objective, num_repeats, min(chunk_size, num_repeats), params, key, x, step)
+    return moments._replace(num_repeats=num_repeats)
+
+
+def gradient(
+    objective: GradientObjective, params: Any, key: Key[Array, ""], x: Any = None, step: ArrayLike | None = None
+) -> Any:
+    """One draw of an objective's gradient with respect to its parameters, a tree like them.
+
+    Raises:
+        ValueError: if the objective does not return `(value, info)` with a scalar value.
+    """
+    return jax.grad(checked_objective(objective), has_aux=True)(params, key, x, step)[0]
+
+
+def checked_objective(objective: GradientObjective) -> Callable[[Any, Key[Array, ""], Any, Any], tuple[Array, Any]]:
+    """The objective as `(params, key, x, step) -> (value, info)`, also where it takes no data.
+
+    Raises:
+        ValueError: when called, if what comes back is something else.
+    """
+
+    def value_and_info(params, key, x, step):
+        result = objective(params, key) if x is None else objective(params, key, x, step=step)
+        if not (isinstance(result, tuple) and len(result) == 2 and jnp.shape(result[0]) == ()):
+            raise ValueError(
+                "expected an objective that returns (value, info) with a scalar value; got "
+                f"{jax.tree.map(lambda leaf: jax.typeof(leaf).str_short(), result)}"
+            )
+        return result
+
+    return value_and_info
+
+
+def groups(tree: Any) -> dict[str, list[int]]:
+    """Indices of the leaves below each node of a tree, by the node's path; "total" is all but a trained baseline.
+
+    >>> groups({"baseline": 0, "decoder": {"kernel": 0, "bias": 0}})
+    {'total': [1, 2], 'baseline': [0], 'decoder': [1, 2], 'decoder.bias': [1], 'decoder.kernel': [2]}
+    """
+    members: dict[str, list[int]] = {"total": []}
+    for index, (path, _) in enumerate(jax.tree_util.tree_leaves_with_path(tree)):
+        nodes = [leaf_name(path[: depth + 1]) for depth in range(len(path))]
+        if nodes[:1] != ["baseline"]:
+            nodes.insert(0, "total")
+        for node in nodes:
+            members.setdefault(node, []).append(index)
+    return members
+
+
+def leaf_name(path: tuple[Any, ...]) -> str:
+    """The path of a leaf as one name, "encoder.network.layer_0.bias"."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def normal_quantile(level: float) -> float:
+    """How many standard errors to each side make a confidence interval of a given level.
+
+    Raises:
+        ValueError: if the level is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, as 0.99 is; got {level!r}")
+    return statistics.NormalDist().inv_cdf(0.5 + level / 2)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _streamed(objective, num_repeats, chunk_size, params, key, x, step) -> GradientMoments:
+    (key,) = jax.random.split(key, 1)  # consumes it, so that jax_debug_key_reuse notices where it is used again
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, np.promote_types(leaf.dtype, np.float32)), params)
+    names = groups(params)
+    total_dtype = np.result_type(*(leaf.dtype for leaf in jax.tree.leaves(zeros)))
+    is_member = np.array([[i in members for i in range(len(jax.tree.leaves(zeros)))] for members in names.values()])
+
+    def draw(repeat: Array) -> Any:
+        gradients = gradient(objective, params, jax.random.fold_in(key, repeat), x, step)
+        return jax.tree.map(lambda leaf, zero: leaf.astype(zero.dtype), gradients, zeros)
+
+    def totals_of(terms: Any) -> Float[Array, " groups"]:
+        sums = jnp.stack([leaf.sum().astype(total_dtype) for leaf in jax.tree.leaves(terms)])
+        return jnp.where(is_member, sums[None], 0).sum(axis=1)
+
+    def absorb(means: tuple[Any, Any], gradients: Any, count: Array) -> tuple[Any, Any]:
+        coordinates, totals = means
+        terms = jax.tree.map(functools.partial(_term, count=count), coordinates[0], gradients)
+        return _absorb(coordinates, gradients, count), _absorb(totals, totals_of(terms), count - 1)
+
+    def absorb_chunk(means: tuple[Any, Any], first: Array) -> tuple[tuple[Any, Any], None]:
+        if chunk_size == 1:  # a vmap over one is slower
+            return absorb(means, draw(first), first + 1), None
+        chunk = jax.vmap(draw)(first + jnp.arange(chunk_size))
+
+        def absorb_one(i: Array, means: tuple[Any, Any]) -> tuple[Any, Any]:
+            return absorb(means, jax.tree.map(lambda leaf: leaf[i], chunk), first + i + 1)
+
+        # The last chunk may be longer than what is left: nothing looks at the rest of it.
+        return lax.fori_loop(0, jnp.minimum(chunk_size, num_repeats - first), absorb_one, means), None
+
+    start = (zeros,) * 3, (jnp.zeros(len(names), total_dtype),) * 2
+    means, _ = lax.scan(absorb_chunk, start, jnp.arange(0, num_repeats, chunk_size))
+    (mean, variance, spread), (_, group_spread) = means
+    group_spread = dict(zip(names, group_spread, strict=True))
+    if num_repeats == 2:  # one term has no spread
+        spread, group_spread = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), (spread, group_spread))
+    return GradientMoments(mean, variance, spread, group_spread, num_repeats)
+
+
+def _absorb(means: tuple[Any, ...], values: Any, count: Array) -> tuple[Any, ...]:
+    """The running means of values, of the terms of their variance, of the terms of those terms' variance, and so on.
+
+    Each stands one term behind the one before. Until it has its first, it takes in zeros and stays zero.
+    """
+    absorbed = []
+    for mean in means:
+        absorbed.append(jax.tree.map(lambda m, value, n=count: m + (value - m) / _at_least_one(n, m), mean, values))
+        values = jax.tree.map(functools.partial(_term, count=count), mean, values)
+        count -= 1
+    return tuple(absorbed)
+
+
+def _term(mean: Array, value: Array, count: Array) -> Array:
+    """e_n = (n - 1) / n (value - mean)^2, where n is the count with this value and the mean is that before it."""
+    n, deviation = _at_least_one(count, mean), value - mean
+    return (n - 1) / n * deviation * deviation
+
+
+def _at_least_one(count: Array, like: Array) -> Array:
+    return jnp.maximum(count, 1).astype(like.dtype)

@@ -1,0 +1,33 @@
+"""Latent-variable models as tuples of pure functions, and the networks in them."""
+
+from vaejax.models import networks, sequences
+from vaejax.models.inputs import (
+    check_data,
+    sample_data,
+    with_batch_axis,
+)
+from vaejax.models.linear import linear_decoder, linear_vae
+from vaejax.models.vae import (
+    CODE,
+    VAE,
+    conv_vae,
+    make_vae,
+    mlp_vae,
+    with_output_bias,
+)
+
+__all__ = [
+    "CODE",
+    "VAE",
+    "check_data",
+    "conv_vae",
+    "linear_decoder",
+    "linear_vae",
+    "make_vae",
+    "mlp_vae",
+    "networks",
+    "sample_data",
+    "sequences",
+    "with_batch_axis",
+    "with_output_bias",
+]

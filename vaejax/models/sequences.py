@@ -1,0 +1,321 @@
+"""Variational autoencoders of token sequences: an LSTM reads, another writes, word by word, and a corpus to test them.
+
+The writer sees what it has written, so that it can do without the code: the model in which posterior collapse was first
+seen (Bowman et al. 2016).
+"""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jax import lax
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Float, Int, Key
+from numpyro.distributions import constraints
+
+from vaejax import distributions
+from vaejax.distributions import Params
+from vaejax.models import networks
+from vaejax.models.networks import Network
+from vaejax.models.vae import VAE
+
+
+class Writer(NamedTuple):
+    """The decoder's parts, all but its parameters.
+
+    Attributes:
+        vocabulary_size: tokens are 0, ..., vocabulary_size - 1.
+        length: of every sequence.
+        start: code to the first memory, (n, latent_dim) -> (n, hidden_size).
+        cell: LSTM step; it sees the last token's embedding, and the code.
+        output: (n, hidden_size) -> logits (n, vocabulary_size).
+    """
+
+    vocabulary_size: int
+    length: int
+    start: Network
+    cell: Network
+    output: Network
+
+    def begin(self, params: Params, z: Float[Array, "n latent_dim"]) -> Any:
+        """The memory before the first token."""
+        memory = self.start.apply(params["start"], z)
+        return memory, jnp.tanh(memory)
+
+    def step(
+        self, params: Params, z: Float[Array, "n latent_dim"], memory: Any, last: Int[Array, " n"]
+    ) -> tuple[Any, Float[Array, "n vocabulary"]]:
+        """Memory and logits of the next token after `last`; before the first that is vocabulary_size."""
+        inputs = jnp.concatenate([params["embedding"][last], z], axis=1)
+        memory, hidden = self.cell.apply(params["cell"], (memory, inputs))
+        return memory, self.output.apply(params["output"], hidden)
+
+
+class TokenSequences(dist.Distribution):
+    """p(x|z) of sequences of tokens, each drawn given z and those before it.
+
+    Args:
+        writer: the decoder's parts.
+        params: the parameters of these parts.
+        codes: z, (*batch, latent_dim).
+    """
+
+    pytree_data_fields = ("params", "codes")
+    pytree_aux_fields = ("writer",)
+
+    def __init__(self, writer: Writer, params: Params, codes: Float[Array, "*batch latent_dim"]):
+        self.writer, self.params, self.codes = writer, params, codes
+        super().__init__(batch_shape=codes.shape[:-1], event_shape=(writer.length,))
+
+    @property
+    def support(self) -> Any:
+        """Whole numbers below the size of the vocabulary."""
+        return constraints.independent(constraints.integer_interval(0, self.writer.vocabulary_size - 1), 1)
+
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Int[Array, "*shape length"]:
+        """Sequences, (*sample_shape, *batch, length)."""
+        shape = (*sample_shape, *self.batch_shape)
+        z = jnp.broadcast_to(self.codes, (*shape, self.codes.shape[-1])).reshape(math.prod(shape), -1)
+
+        (key,) = jax.random.split(key, 1)
+
+        def write(carry, place):  # folded: JAX calls a vmap of a scan over keys a reuse
+            memory, last = carry
+            memory, logits = self.writer.step(self.params, z, memory, last)
+            token = jax.random.categorical(jax.random.fold_in(key, place), logits)
+            return (memory, token), token
+
+        first = jnp.full(len(z), self.writer.vocabulary_size)
+        start = (self.writer.begin(self.params, z), first)
+        _, tokens = lax.scan(write, start, jnp.arange(self.writer.length))
+        return jnp.moveaxis(tokens, 0, 1).reshape(*shape, self.writer.length)
+
+    def log_prob(self, value: ArrayLike, intermediates: Any = None) -> Float[Array, " *shape"]:
+        """Log-probability of sequences (*shape, *batch, length), in nats."""
+        del intermediates  # of numpyro's transformed distributions
+        value = jnp.asarray(value)
+        shape = jnp.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        tokens = jnp.broadcast_to(value, (*shape, value.shape[-1])).reshape(math.prod(shape), -1)
+        z = jnp.broadcast_to(self.codes, (*shape, self.codes.shape[-1])).reshape(math.prod(shape), -1)
+
+        def read(carry, token):
+            memory, last = carry
+            memory, logits = self.writer.step(self.params, z, memory, last)
+            chosen = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
+            return (memory, token), chosen - jax.nn.logsumexp(logits, axis=1)
+
+        first = jnp.full_like(tokens[:, 0], self.writer.vocabulary_size)
+        start = (self.writer.begin(self.params, z), first)
+        _, log_probs = lax.scan(read, start, jnp.moveaxis(tokens, 0, 1))
+        return log_probs.sum(axis=0).reshape(shape)
+
+    def unsupported(self, x: Array) -> str:
+        """What to say of sequences that cannot be."""
+        return _outside(x, self.writer.vocabulary_size)
+
+
+def lstm_vae(
+    vocabulary_size: int,
+    length: int,
+    latent_dim: int,
+    *,
+    embedding_size: int = 50,
+    hidden_size: int = 50,
+) -> VAE:
+    """A VAE of token sequences: an LSTM encoder whose last state gives q(z|x), an LSTM decoder that sees z each step.
+
+    Args:
+        vocabulary_size: tokens are 0, ..., vocabulary_size - 1.
+        length: of every sequence; shorter ones are filled up with a token of your own that means the end.
+        latent_dim: numbers in one code.
+        embedding_size: numbers that stand for a token, in encoder and decoder.
+        hidden_size: of both LSTMs.
+
+    Returns:
+        A model like any other, of data of an integer dtype, (*batch, length); p(x|z) is a `TokenSequences`.
+
+    Raises:
+        ValueError: if a size is not a positive integer, or vocabulary_size is 1; and, when the functions are called, if
+            sequences are longer than the model's or shorter, or tokens out of range (checked outside `jit` alone; under
+            it their log-likelihood is NaN).
+
+    >>> vae = lstm_vae(vocabulary_size=20, length=6, latent_dim=2)
+    >>> params = vae.init(jax.random.key(0))
+    >>> x = vae.decode(params, jnp.zeros((7, 2))).sample(jax.random.key(1))
+    >>> x.shape, vae.encode(params, x).batch_shape
+    ((7, 6), (7,))
+
+    Source: Bowman et al. 2016, "Generating sentences from a continuous space".
+    """
+    sizes = {
+        "vocabulary_size": vocabulary_size,
+        "length": length,
+        "latent_dim": latent_dim,
+        "embedding_size": embedding_size,
+        "hidden_size": hidden_size,
+    }
+    for name, size in sizes.items():
+        least = 2 if name == "vocabulary_size" else 1
+        if isinstance(size, bool) or not isinstance(size, int) or size < least:
+            raise ValueError(f"{name} must be an integer of at least {least}; got {size!r}")
+    reader_cell = networks.lstm(embedding_size, hidden_size)
+    reader_output = networks.mlp(hidden_size, (), 2 * latent_dim)
+    head = distributions.gaussian()
+    writer = Writer(
+        vocabulary_size,
+        length,
+        start=networks.mlp(latent_dim, (), hidden_size),
+        cell=networks.lstm(embedding_size + latent_dim, hidden_size),
+        output=networks.mlp(hidden_size, (), vocabulary_size),
+    )
+
+    @jax.jit
+    def init(key: Key[Array, ""]) -> Params:
+        keys = jax.random.split(key, 7)
+        reader = {
+            "embedding": 0.1 * jax.random.normal(keys[0], (vocabulary_size, embedding_size)),
+            "cell": reader_cell.init(keys[1]),
+            "output": reader_output.init(keys[2]),
+        }
+        written = {
+            "embedding": 0.1 * jax.random.normal(keys[3], (vocabulary_size + 1, embedding_size)),  # one is the start
+            "start": writer.start.init(keys[4]),
+            "cell": writer.cell.init(keys[5]),
+            "output": writer.output.init(keys[6]),
+        }
+        return {"encoder": {"network": reader}, "decoder": {"network": written}, "prior": {}}
+
+    def encode(params: Params, x: ArrayLike) -> dist.Distribution:
+        x = _checked_tokens(x, vocabulary_size, length)
+        network = params["encoder"]["network"]
+        tokens = x.reshape(-1, length)
+        embedded = network["embedding"][jnp.moveaxis(tokens, 0, 1)]
+        nothing = jnp.zeros((len(tokens), hidden_size), embedded.dtype)
+
+        def read(memory, inputs):
+            return reader_cell.apply(network["cell"], (memory, inputs))[0], None
+
+        (_, hidden), _ = lax.scan(read, (nothing, nothing), embedded)
+        mean, raw = jnp.split(reader_output.apply(network["output"], hidden), 2, axis=1)
+        shape = (*x.shape[:-1], latent_dim)
+        return head.apply({}, mean.reshape(shape), raw.reshape(shape)).to_event(1)
+
+    def decode(params: Params, z: ArrayLike) -> dist.Distribution:
+        z = jnp.asarray(z)
+        if z.shape[-1:] != (latent_dim,):
+            raise ValueError(f"expected codes of shape (*batch, {latent_dim}); got {z.shape}")
+        return TokenSequences(writer, params["decoder"]["network"], z)
+
+    def prior(params: Params) -> dist.Distribution:
+        dtype = params["decoder"]["network"]["embedding"].dtype
+        return distributions.standard_normal((latent_dim,), dtype).to_event(1)
+
+    return VAE(init, encode, decode, prior)
+
+
+def latent_lstm(
+    key: Key[Array, ""],
+    vocabulary_size: int = 100,
+    length: int = 10,
+    *,
+    num_modes: int = 4,
+    hidden_size: int = 100,
+    scale: float = 1.0,
+) -> tuple[VAE, Params]:
+    """A generator whose latent code is known: a random LSTM that writes given a code of two numbers in a few clusters.
+
+    A model like any other, but without an encoder: its log p(x) is had by `quadrature_log_likelihood`, and with it the
+    information that a sequence holds about its code.
+
+    Args:
+        key: consumed; of the random weights.
+        vocabulary_size: of the corpus.
+        length: of each sequence.
+        num_modes: clusters of the code, on a circle of radius 2, of std 0.4 each.
+        hidden_size: of the LSTM.
+        scale: of the weights; the larger, the more the code says about the sequence.
+
+    Returns:
+        The model, and its parameters; `draw` draws from it.
+
+    >>> vae, params = latent_lstm(jax.random.key(0))
+    >>> z, x = draw(vae, params, jax.random.key(1), 7)
+    >>> z.shape, x.shape
+    ((7, 2), (7, 10))
+
+    Source: for the idea, He et al. 2019, section 6.1; the numbers are ours.
+    """
+    vae = lstm_vae(vocabulary_size, length, 2, embedding_size=hidden_size, hidden_size=hidden_size)
+    init_key, weight_key = jax.random.split(key)
+    params = vae.init(init_key)
+    leaves, structure = jax.tree.flatten(params["decoder"])
+    drawn = [
+        scale * jax.random.uniform(leaf_key, leaf.shape, minval=-1.0, maxval=1.0)
+        for leaf_key, leaf in zip(jax.random.split(weight_key, len(leaves)), leaves, strict=True)
+    ]
+    angles = jnp.asarray(2 * np.pi * np.arange(num_modes) / num_modes, drawn[0].dtype)
+    centres = 2.0 * jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=1)
+
+    def prior(params: Params) -> dist.Distribution:
+        del params
+        modes = dist.Normal(centres, 0.4 * jnp.ones_like(centres)).to_event(1)
+        return dist.MixtureSameFamily(dist.CategoricalLogits(jnp.zeros(num_modes)), modes)
+
+    def encode(params: Params, x: ArrayLike) -> dist.Distribution:
+        return vae.encode(params, x)
+
+    generator = VAE(vae.init, encode, vae.decode, prior)
+    return generator, {**params, "decoder": jax.tree.unflatten(structure, drawn)}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def draw(
+    vae: VAE, params: Params, key: Key[Array, ""], num_sequences: int
+) -> tuple[Float[Array, "n latent_dim"], Int[Array, "n length"]]:
+    """Codes of the prior, and the sequence that the decoder writes from each.
+
+    Args:
+        vae: an `lstm_vae` or a `latent_lstm`.
+        params: its parameters.
+        key: consumed.
+        num_sequences: how many.
+    """
+    prior = vae.prior(params)
+
+    def one(key: Key[Array, ""]) -> tuple[Array, Array]:
+        code_key, token_key = jax.random.split(key)
+        z = distributions.sample(prior, code_key)
+        return z, distributions.sample(vae.decode(params, z), token_key)
+
+    return jax.vmap(one)(jax.random.split(key, num_sequences))
+
+
+def _checked_tokens(x: ArrayLike, vocabulary_size: int, length: int) -> Int[Array, "*batch length"]:
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        raise ValueError(f"expected token ids of an integer dtype; got {x.dtype}: convert with x.astype('int32')")
+    if x.ndim < 1 or x.shape[-1] != length:
+        got = f"sequences of {x.shape[-1]} tokens" if x.ndim else "a single number"
+        raise ValueError(
+            f"expected sequences of length {length}, that the model was made with, of shape (*batch, {length}); got "
+            f"{got}: cut longer ones, or make the model with length={x.shape[-1] if x.ndim else length}"
+        )
+    if x.size == 0:
+        raise ValueError(f"expected at least one sequence; got data of shape {x.shape}")
+    if not isinstance(x, Tracer) and not ((x >= 0) & (x < vocabulary_size)).all():
+        raise ValueError(_outside(x, vocabulary_size))
+    return x
+
+
+def _outside(x: Array, vocabulary_size: int) -> str:
+    outside = (x < 0) | (x >= vocabulary_size)
+    first = tuple(int(i) for i in jnp.argwhere(outside)[0])
+    return (
+        f"expected token ids from 0 to {vocabulary_size - 1}, the vocabulary that the model was made with; got "
+        f"{int(outside.sum())} others, the first at index {first} with value {int(x[first])}: make the model with "
+        "another vocabulary_size, or map rare tokens to one that stands for all of them"
+    )

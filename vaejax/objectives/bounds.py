@@ -1,0 +1,213 @@
+"""Bounds on log p(x) as objectives: the ELBO in its forms, the importance-weighted and the Renyi bound.
+
+An objective chooses the integrand and how samples are reduced, and nothing else: the estimator, handed in, decides what
+`jax.grad` of the value means. Whatever is maximised, `info.elbo` is the plain evidence lower bound.
+"""
+
+import math
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jax import lax
+from jaxtyping import Array, ArrayLike, Key
+
+from vaejax import distributions, estimators
+from vaejax.distributions import Params
+from vaejax.estimators import EstimateFunction, Estimator
+from vaejax.models import VAE, networks
+from vaejax.objectives.objective import Objective, ObjectiveInfo, make_objective
+from vaejax.objectives.weights import Weight
+
+KL_FORMS = ("analytic", "sampled", "entropy")
+
+
+def make_elbo(
+    vae: VAE,
+    estimator: Estimator | EstimateFunction | None = None,
+    num_samples: int = 1,
+    *,
+    kl: Literal["analytic", "sampled", "entropy"] = "analytic",
+    beta: Weight = 1.0,
+    chunk_size: int | None = None,
+) -> Objective:
+    """Evidence lower bound, E_q[log p(x|z)] - beta KL(q(z|x) || p(z)), averaged over K samples.
+
+    Three forms of the same bound, equal in expectation: the KL in closed form (the L^B of Kingma & Welling 2014), the
+    KL as the mean of log q(z) - log p(z) over the samples (their L^A), and E_q[log p(x, z)] plus the entropy of q in
+    closed form.
+
+    Args:
+        vae: the model.
+        estimator: how its gradient is estimated; by default `estimators.pathwise()`.
+        num_samples: K, samples of z for each example.
+        kl: "analytic", "sampled" or "entropy".
+        beta: weight of the KL, a number or a function of the step (an optax schedule). The value is a bound on log p(x)
+            where it is at least 1.
+        chunk_size: how many of the K samples are evaluated at once; see `monte_carlo.over_samples`.
+
+    Returns:
+        `(params, key, x, *, step=None) -> (value, info)`. x has shape (*batch, *data_shape); the value is the mean over
+        the batch, in nats per example. Under `jit`, an example outside the likelihood's support makes it NaN.
+
+    Raises:
+        ValueError: if an option is unknown or a number out of range. The objective, when called, if the data are not
+            the model's, the batch is empty, beta is a schedule and no step is given, q has no closed form where one is
+            needed, the parameters of a trained baseline are missing, or the estimator cannot serve q or K.
+
+    >>> import jax
+    >>> from vaejax import models
+    >>> vae = models.mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
+    >>> elbo = make_elbo(vae, estimators.score_function(baseline="leave_one_out"), num_samples=4)
+    >>> params, x = vae.init(jax.random.key(0)), jnp.ones((7, 3))
+    >>> grads, info = jax.grad(elbo, has_aux=True)(params, jax.random.key(1), x)
+    >>> info.per_example.shape, info.log_w.shape
+    ((7,), (4, 7))
+
+    Source: Kingma & Welling 2014; for beta, Higgins et al. 2017.
+    """
+    if kl not in KL_FORMS:
+        raise ValueError(f"kl must be one of {KL_FORMS}; got {kl!r}")
+    return make_objective(vae, estimator, num_samples, kl, beta, chunk_size, estimators.mean_reduction())
+
+
+def make_iwae(
+    vae: VAE,
+    estimator: Estimator | EstimateFunction | None = None,
+    num_samples: int = 50,
+    *,
+    beta: Weight = 1.0,
+    chunk_size: int | None = None,
+) -> Objective:
+    """Importance-weighted bound, log (1/K) sum_k w_k with w_k = p(x|z_k) (p(z_k) / q(z_k|x))^beta.
+
+    With K = 1 it is the ELBO with the sampled KL; it rises with K towards log p(x).
+
+    Args:
+        vae: the model.
+        estimator: how its gradient is estimated; by default `estimators.pathwise()`.
+        num_samples: K. A bound must be reported with its K.
+        beta: weight of the KL, a number or a function of the step.
+        chunk_size: how many of the K samples are evaluated at once; see `monte_carlo.over_samples`.
+
+    Returns:
+        An objective, as `make_elbo` does.
+
+    Raises:
+        ValueError: as `make_elbo`.
+
+    >>> import jax
+    >>> from vaejax import models
+    >>> vae = models.mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
+    >>> value, info = make_iwae(vae, num_samples=8)(vae.init(jax.random.key(0)), jax.random.key(1), jnp.ones((7, 3)))
+    >>> bool(value >= info.elbo)
+    True
+
+    Source: Burda, Grosse & Salakhutdinov 2015, "Importance weighted autoencoders".
+    """
+    return make_objective(vae, estimator, num_samples, "sampled", beta, chunk_size, estimators.log_mean_exp_reduction())
+
+
+def make_renyi(
+    vae: VAE,
+    alpha: float,
+    estimator: Estimator | EstimateFunction | None = None,
+    num_samples: int = 50,
+    *,
+    chunk_size: int | None = None,
+) -> Objective:
+    """Variational Renyi bound, 1 / (1 - alpha) log (1/K) sum_k w_k^(1 - alpha).
+
+    At alpha = 0 it is the importance-weighted bound, at alpha -> 1 the ELBO; the larger alpha, the lower. Below 0 it
+    lies above the importance-weighted bound, and in the limit K -> infinity above log p(x): then it is no bound, and at
+    alpha = -inf the largest of the K log-weights.
+
+    Args:
+        vae: the model.
+        alpha: the order, a number or -inf or inf; 1 gives the ELBO with the sampled KL.
+        estimator: how its gradient is estimated; by default `estimators.pathwise()`.
+        num_samples: K. A bound must be reported with its K.
+        chunk_size: as in `make_elbo`.
+
+    Returns:
+        An objective, as `make_elbo` does.
+
+    Raises:
+        ValueError: as `make_elbo`; and if alpha is not a number.
+
+    >>> import jax
+    >>> from vaejax import models
+    >>> vae = models.mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
+    >>> params, key, x = vae.init(jax.random.key(0)), jax.random.key(1), jnp.ones((7, 3))
+    >>> half, iwae = make_renyi(vae, 0.5, num_samples=8), make_iwae(vae, num_samples=8)
+    >>> bool(half(params, jax.random.clone(key), x)[0] < iwae(params, key, x)[0])
+    True
+
+    Source: Li & Turner 2016, "Renyi divergence variational inference".
+    """
+    return make_objective(vae, estimator, num_samples, "sampled", 1.0, chunk_size, estimators.renyi_reduction(alpha))
+
+
+def make_linear_elbo(vae: VAE) -> Objective:
+    """Evidence lower bound of a linear VAE with Gaussian likelihood in closed form: no sample is drawn.
+
+        E_q log p(x|z) = log N(x; W m + b, s^2 I) - sum_j std_j^2 |W_j|^2 / (2 s^2),  q = N(m, diag(std^2))
+
+    Args:
+        vae: a `models.linear_vae` with a standard deviation s that does not depend on z, as its default has.
+
+    Returns:
+        An objective, as `make_elbo` does, whose key is not used; `info.ess` is 1, and `info.log_w` the bound itself.
+
+    Raises:
+        ValueError: when it is called, if the decoder is not linear or the likelihood another, or the data are not the
+            model's.
+
+    >>> import jax
+    >>> from vaejax import models
+    >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
+    >>> value, info = make_linear_elbo(vae)(vae.init(jax.random.key(0)), jax.random.key(1), jnp.ones((7, 3)))
+    >>> info.per_example.shape
+    (7,)
+
+    Source: Lucas, Tucker, Grosse & Norouzi 2019, "Don't blame the ELBO!".
+    """
+
+    def objective(params: Params, key: Key[Array, ""], x: ArrayLike, *, step: ArrayLike | None = None):
+        del key, step
+        q = vae.encode(params, x)
+        kl = distributions.kl_divergence(q, vae.prior(params))
+        p = vae.decode(params, q.mean)
+        kernel: Any = networks.linear_kernel(params["decoder"]["network"])
+        normal: Any = distributions.without_wrappers(p)
+        if kernel.shape[0] != math.prod(q.event_shape):
+            raise ValueError(
+                f"the closed form needs a code of numbers that the decoder sees as they are; got q = "
+                f"{distributions.name_of(q)}, which it sees one-hot. Use make_elbo, which draws samples"
+            )
+        if not isinstance(normal, dist.Normal) or kernel.shape[1] != math.prod(p.event_shape):
+            raise ValueError(
+                "the closed form needs a Gaussian likelihood whose std does not depend on z: expected likelihood="
+                "'gaussian_shared_std' or 'gaussian_fixed_std'; got one that needs "
+                f"{kernel.shape[1] // math.prod(p.event_shape)} outputs of the decoder for each number of the data, or "
+                f"{distributions.name_of(p)}. Use make_elbo, which draws samples"
+            )
+        spread = (jnp.asarray(q.variance) @ kernel**2).reshape(*q.batch_shape, *p.event_shape)
+        axes = tuple(range(-len(p.event_shape), 0))
+        reconstruction = distributions.data_log_prob(p, jnp.asarray(x)) - 0.5 * (
+            spread / jnp.asarray(normal.scale) ** 2
+        ).sum(axes)
+        elbo = reconstruction - kl
+        value = elbo.mean()
+        info = ObjectiveInfo(
+            bound=value,
+            elbo=value,
+            reconstruction=reconstruction.mean(),
+            kl=kl.mean(),
+            per_example=elbo,
+            ess=jnp.ones_like(elbo),
+            log_w=elbo[None],
+        )
+        return value, lax.stop_gradient(info)
+
+    return objective

@@ -1,0 +1,87 @@
+"""Orbax, called so that it neither floods the terminal nor hangs when interrupted."""
+
+import contextlib
+import gc
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+
+def call(function: str, *arguments: Any) -> Any:
+    """Call a function of Orbax, with stdout and stderr swallowed; the last line of them is added to an error as a note.
+
+    When a write fails, its threads flood stderr: from Python, from C++, and through absl's log.
+    """
+    root, threads = logging.getLogger(), set(threading.enumerate())
+    with _held_signals(), contextlib.ExitStack() as stack:
+        if not root.handlers:  # absl would call logging.basicConfig, and so change the whole program's log for good
+            root.addHandler(null := logging.NullHandler())
+            stack.callback(root.removeHandler, null)
+        from orbax.checkpoint import v1 as ocp  # here, so that importing vaejax stays quick
+
+        sink = stack.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
+        handler = logging.StreamHandler(sink)
+        for logger in (logging.getLogger("absl"), logging.getLogger("asyncio")):
+            logger.addHandler(handler)
+            stack.callback(logger.removeHandler, handler)
+            stack.callback(setattr, logger, "propagate", logger.propagate)
+            logger.propagate = False
+        for descriptor, stream in ((1, sys.stdout), (2, sys.stderr)):
+            with contextlib.suppress(OSError, ValueError, AttributeError):  # closed or None, in a daemon
+                stream.flush()
+            with contextlib.suppress(OSError):
+                original = os.dup(descriptor)
+                stack.callback(os.close, original)
+                stack.callback(os.dup2, original, descriptor)
+                os.dup2(sink.fileno(), descriptor)
+        stack.enter_context(contextlib.redirect_stdout(sink))  # in a notebook and under pytest, not the descriptors
+        stack.enter_context(contextlib.redirect_stderr(sink))
+        stack.callback(setattr, sys, "unraisablehook", sys.unraisablehook)
+        sys.unraisablehook = sys.__unraisablehook__  # prints; pytest's would collect TensorStore's late callbacks
+        try:
+            with ocp.Context():
+                return getattr(ocp, function)(*arguments)
+        except BaseException as error:
+            for thread in set(threading.enumerate()) - threads:  # they continue writing, to stderr and to the folder
+                threading.Thread.join(thread, timeout=1)  # Orbax's own join raises
+            # Unfinished tasks complain when they are collected: let that be now, and not whenever the error is dropped.
+            cause: BaseException | None = error
+            while cause is not None:
+                traceback.clear_frames(cause.__traceback__)
+                cause = cause.__cause__ or cause.__context__
+            gc.collect()
+            sink.seek(0)
+            error.add_note("".join([line for line in sink if line.strip()][-1:]).strip())
+            raise
+
+
+@contextlib.contextmanager
+def _held_signals() -> Iterator[None]:
+    """Deliver Ctrl-C and SIGTERM at the end: before, Orbax's threads would wait for ever. A second Ctrl-C breaks in.
+
+    Outside the main thread no handler runs, and none can be set.
+    """
+    held, previous = [], {}
+
+    def hold(number: int, _: Any) -> None:
+        if number in held:
+            raise KeyboardInterrupt
+        held.append(number)
+
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(number) is not None:  # None: set by another language, cannot be put back
+                    previous[number] = signal.signal(number, hold)
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        for number in held:
+            signal.raise_signal(number)
