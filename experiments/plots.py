@@ -28,8 +28,11 @@ def draw(folder: pathlib.Path) -> list[pathlib.Path]:
 def main() -> None:
     """Run the command line. Mistakes of the user end in one line and exit code 2."""
     with command_line.errors_in_one_line():
+        if sys.argv[1:] in (["--help"], ["-h"]):
+            print(__doc__)
+            return
         if len(sys.argv) != 2:
-            raise ValueError("expected one folder: python experiments/plots.py runs/NAME")
+            raise ValueError(f"expected one folder: python experiments/plots.py runs/NAME; got {len(sys.argv) - 1}")
         for path in draw(pathlib.Path(sys.argv[1])):
             print(path)
 

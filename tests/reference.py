@@ -88,7 +88,7 @@ def model_gradient(objective, params, x):
 
 
 def with_wrong_baseline(params, estimator, x):
-    """The parameters with those of the trained baseline, if there is one, which expects another reward than comes."""
+    """The parameters with those of the trained baseline, if there is one, which expects the wrong reward."""
     params = estimators.with_baseline(params, estimator, jax.random.key(7), x)
     if "baseline" in params:
         params["baseline"]["mean"] = jnp.array(-3.0)

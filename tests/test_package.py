@@ -114,7 +114,7 @@ def test_public_modules_stay_where_they_were(name):
 @pytest.mark.parametrize("name", MODULES)
 def test_flax_is_imported_in_one_room(name):
     flax = {full for full in imports_of(path_of(name)) if full.split(".")[0] == "flax"}
-    assert bool(flax) == (name in ("models.networks", "models.convolutions"))
+    assert bool(flax) == (name in ("models.networks", "models.adapters"))
 
 
 def modules_after(program):

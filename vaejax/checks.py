@@ -5,7 +5,7 @@ Checks stand where a user enters: where a function is built, or at its first lin
 
 import math
 import numbers
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -32,18 +32,77 @@ def check_count(name: str, number: Any, least: int = 1, advice: str = "") -> Non
     ...
     ValueError: num_samples must be an integer of at least 1; got 0
     """
-    if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < least:
+    if not _is_integer(number) or number < least:
         raise ValueError(_with_advice(f"{name} must be an integer of at least {least}; got {number!r}", advice))
+
+
+def check_counts(**numbers: Any) -> None:
+    """Refuse the first of several named counts that is not an integer of at least 1.
+
+    Raises:
+        ValueError: as `check_count`.
+
+    >>> check_counts(num_samples=3, batch_size=2.5)
+    Traceback (most recent call last):
+    ...
+    ValueError: batch_size must be an integer of at least 1; got 2.5
+    """
+    for name, number in numbers.items():
+        check_count(name, number)
+
+
+def checked_shape(name: str, shape: Sequence[Any], advice: str = "") -> tuple[int, ...]:
+    """The sizes as a tuple of Python integers; refuse none at all, and those that are not positive integers.
+
+    Args:
+        name: of the argument.
+        shape: what was given: the shape of an array, or the sizes of layers.
+        advice: what to do; added to the message.
+
+    Raises:
+        ValueError: naming the argument and what was given.
+
+    >>> checked_shape("data_shape", (28, 0))
+    Traceback (most recent call last):
+    ...
+    ValueError: data_shape must be made of positive integers; got (28, 0)
+    """
+    shape = tuple(shape)
+    if not shape or not all(_is_integer(size) and size >= 1 for size in shape):
+        raise ValueError(_with_advice(f"{name} must be made of positive integers; got {shape}", advice))
+    return tuple(int(size) for size in shape)
+
+
+def check_divides(name: str, number: int, num_parts: int, parts: str, advice: str = "") -> None:
+    """Refuse a number that does not divide into equal parts.
+
+    Args:
+        name: of the number.
+        number: what was given.
+        num_parts: how many parts there are.
+        parts: what they are, such as "devices of the mesh".
+        advice: what to do; added to the message.
+
+    Raises:
+        ValueError: naming the number and the parts.
+
+    >>> check_divides("batch_size", 10, 4, "processes")
+    Traceback (most recent call last):
+    ...
+    ValueError: batch_size must be divisible by the 4 processes; got 10
+    """
+    if number % num_parts:
+        raise ValueError(_with_advice(f"{name} must be divisible by the {num_parts} {parts}; got {number}", advice))
 
 
 def check_number(
     name: str,
     number: Any,
     *,
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
+    above: float | int | None = None,
+    least: float | int | None = None,
+    below: float | int | None = None,
+    most: float | int | None = None,
     advice: str = "",
 ) -> None:
     """Refuse what is not one finite number within its bounds. Of a traced number only the shape is known.
@@ -65,20 +124,16 @@ def check_number(
     ...
     ValueError: decay must be a number of at least 0 and below 1; got 1.0
     """
-    if isinstance(number, Tracer) and not number.shape:
-        return
     kinds = numbers.Real | np.ndarray | np.generic | jax.Array
-    inside = isinstance(number, kinds) and not isinstance(number, bool) and np.size(number) == 1
-    if inside:
-        value = float(np.reshape(number, ()))
-        inside = math.isfinite(value) and all(
-            bound is None or holds
-            for bound, holds in (
-                (above, above is None or value > above),
-                (least, least is None or value >= least),
-                (below, below is None or value < below),
-                (most, most is None or value <= most),
-            )
+    inside = isinstance(number, kinds) and not isinstance(number, bool) and np.shape(number) == ()
+    if inside and not isinstance(number, Tracer):
+        value = float(number)
+        inside = (
+            math.isfinite(value)
+            and (above is None or value > above)
+            and (least is None or value >= least)
+            and (below is None or value < below)
+            and (most is None or value <= most)
         )
     if not inside:
         words = (("above", above), ("of at least", least), ("below", below), ("at most", most))
@@ -185,10 +240,19 @@ def checked_data(x: ArrayLike, data_shape: tuple[int, ...]) -> Float[Array, "...
     x = jnp.asarray(x)
     advice = "this is the data_shape that the model was made with: reshape the data, or make the model with theirs"
     check_shape("data", x.shape, ("*batch", *data_shape), advice)
-    if x.size == 0:
-        raise ValueError(f"expected at least one example; got data of shape {x.shape}")
+    check_not_empty(x)
     check_finite(x, "data")  # else the distribution would complain, and of its own parameters
     return x
+
+
+def check_not_empty(x: Array) -> None:
+    """Refuse data without an example.
+
+    Raises:
+        ValueError: with the shape.
+    """
+    if x.size == 0:
+        raise ValueError(f"expected at least one example; got data of shape {x.shape}")
 
 
 def check_floating(x: ArrayLike) -> None:
@@ -222,6 +286,10 @@ def wide_dtype(*dtypes: Any) -> Any:
     'float32'
     """
     return jnp.float64 if any(dtype == jnp.float64 for dtype in dtypes) else jnp.float32
+
+
+def _is_integer(number: Any) -> bool:
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
 
 
 def _with_advice(message: str, advice: str) -> str:

@@ -33,6 +33,8 @@ def short_repr(record: Any) -> str:
 def _in_words(value: Any) -> str:
     if isinstance(value, jax.Array | np.ndarray):
         return _array_in_words(value)
+    if type(value).__repr__ is short_repr:
+        return short_repr(value).replace("\n", "\n  ")
     leaves, structure = jax.tree.flatten(value)
     if jax.tree_util.treedef_is_leaf(structure) or not leaves:
         text = repr(value)

@@ -21,10 +21,10 @@ def linear_params(kernel, bias, discriminator):
     return {"generator": {"decoder": decoder, "prior": {}}, "discriminator": discriminator}
 
 
-def codes_of(key, num_codes, latent_dim):
-    """The codes that `sample` draws, by a generator that changes nothing."""
+def latents_of(key, num_latents, latent_dim):
+    """The latents that `sample` draws, by a generator that changes nothing."""
     identity = adversarial.gan_from_vae(models.linear_vae(latent_dim, latent_dim), networks.mlp(latent_dim, (), 1))
-    return adversarial.sample(identity, linear_params(jnp.eye(latent_dim), jnp.zeros(latent_dim), {}), key, num_codes)
+    return adversarial.sample(identity, linear_params(jnp.eye(latent_dim), jnp.zeros(latent_dim), {}), key, num_latents)
 
 
 # A GAN of one number: samples are N(b, w^2), and logits c0 + c1 x + c2 x^2 can be those of the best discriminator.
@@ -102,26 +102,26 @@ def test_where_samples_are_like_data_nobody_moves(x64):
 
 @pytest.fixture(scope="module")
 def small_game():
-    """A small GAN, its parameters, the six codes that it draws with key 1, and six examples, in double precision."""
+    """A small GAN, its parameters, the six latents that it draws with key 1, and six examples, in double precision."""
     gan = adversarial.mlp_gan((2, 2), 3, (5,))
     draw = np.random.default_rng(0)
     shapes = jax.eval_shape(gan.init, jax.random.key(0))
     with jax.enable_x64(True):
         params = jax.tree.map(lambda leaf: jnp.asarray(draw.normal(size=leaf.shape)), shapes)
-        codes = jax.jit(lambda key: codes_of(key, 6, 3))(jax.random.key(1))
-        return gan, params, codes, jnp.asarray(draw.uniform(size=(6, 2, 2)))
+        latents = jax.jit(lambda key: latents_of(key, 6, 3))(jax.random.key(1))
+        return gan, params, latents, jnp.asarray(draw.uniform(size=(6, 2, 2)))
 
 
 @pytest.mark.parametrize("make", GAMES)
 def test_value_and_losses_equal_numpy(x64, small_game, make):
-    gan, params, codes, x = small_game
+    gan, params, latents, x = small_game
 
     def mlp(params, inputs):
         first, second = ({name: np.asarray(leaf) for name, leaf in params[f"layer_{i}"].items()} for i in range(2))
         return np.tanh(np.asarray(inputs) @ first["kernel"] + first["bias"]) @ second["kernel"] + second["bias"]
 
     on_data = expit(mlp(params["discriminator"], x.reshape(6, 4))[:, 0])
-    samples = expit(mlp(params["generator"]["decoder"]["network"], codes))
+    samples = expit(mlp(params["generator"]["decoder"]["network"], latents))
     on_samples = expit(mlp(params["discriminator"], samples)[:, 0])
     value, info = jax.jit(make(gan))(params, jax.random.key(1), x.reshape(2, 3, 2, 2))
     np.testing.assert_allclose(value, np.log(on_data).mean() + np.log(1 - on_samples).mean(), rtol=1e-12)
@@ -134,11 +134,11 @@ def test_value_and_losses_equal_numpy(x64, small_game, make):
 
 @pytest.mark.parametrize("make", GAMES)
 def test_each_player_climbs_its_own_gain(x64, small_game, make):
-    gan, params, codes, x = small_game
+    gan, params, latents, x = small_game
 
     def probabilities(generator, discriminator):
         both = {"generator": generator, "discriminator": discriminator}
-        samples = gan.generate(both, codes)
+        samples = gan.generate(both, latents)
         return jax.nn.sigmoid(gan.discriminate(both, x)), jax.nn.sigmoid(gan.discriminate(both, samples))
 
     def v(generator, discriminator):
@@ -279,9 +279,9 @@ def test_what_does_not_fit_the_model_is_refused():
         adversarial.make_minimax(gan)(params, jax.random.key(1), jnp.ones((3, 5)))
     with pytest.raises(ValueError, match="num_samples must be an integer of at least 1; got 0"):
         adversarial.sample(gan, params, jax.random.key(1), 0)
-    with pytest.raises(ValueError, match=r"expected codes of shape \(\*batch, 2\); got \(3, 5\)"):
+    with pytest.raises(ValueError, match=r"expected latents of shape \(\*batch, 2\); got \(3, 5\)"):
         gan.generate(params, jnp.ones((3, 5)))
-    with pytest.raises(ValueError, match=r"expected codes of shape \(\*batch, 2\); got \(3,\)"):
+    with pytest.raises(ValueError, match=r"expected latents of shape \(\*batch, 2\); got \(3,\)"):
         adversarial.gan_from_vae(vae._replace(prior=models.linear_vae(4, 3).prior), networks.mlp(4, (), 1))
     two = adversarial.gan_from_vae(vae, (lambda key: {}, lambda params, x: x[:, :2]))
     with pytest.raises(ValueError, match=r"one number for each example.*got \(3, 2\) for 3 examples"):

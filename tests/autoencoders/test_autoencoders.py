@@ -12,6 +12,7 @@ import pytest
 from jax import export
 from scipy import stats
 
+import vaejax
 from vaejax import autoencoders, evaluation, models, objectives, training
 
 COVARIANCE = np.array([[1.0, 0.6, 0.0], [0.6, 0.8, -0.3], [0.0, -0.3, 0.5]])
@@ -32,18 +33,18 @@ def linear_params(A, a, B, b):
 
 @pytest.fixture
 def linear(x64):
-    """A linear autoencoder of images 2x2 with a code of 3, its kernels and biases, and seven images."""
+    """A linear autoencoder of images 2x2 with latents of 3 numbers, its kernels and biases, and seven images."""
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=shape) for shape in ((4, 3), (3,), (3, 4), (4,))]
     return autoencoders.linear_autoencoder((2, 2), 3), arrays, rng.normal(size=(7, 2, 2))
 
 
-def residuals(arrays, target, seen, code_shift=0.0):
-    """Reconstruction of what is seen minus target, flat, by matrix products of numpy; and the codes."""
+def residuals(arrays, target, seen, latent_shift=0.0):
+    """Reconstruction of what is seen minus target, flat, by matrix products of numpy; and the latents."""
     A, a, B, b = arrays
     flat, seen = (part.reshape(-1, 4) for part in (target, seen))
-    codes = seen @ A + a
-    return (codes + code_shift) @ B + b - flat, codes
+    latents = seen @ A + a
+    return (latents + latent_shift) @ B + b - flat, latents
 
 
 def test_a_linear_autoencoder_has_these_parameters():
@@ -164,7 +165,7 @@ def test_the_value_is_minus_the_mean_error(linear):
     np.testing.assert_allclose([info.error, info.squared_error], [-value, expected.mean()])
 
 
-def test_input_and_code_are_corrupted_and_the_target_is_not(linear):
+def test_input_and_latents_are_corrupted_and_the_target_is_not(linear):
     model, arrays, x = linear
     objective = autoencoders.make_reconstruction(
         model,
@@ -173,12 +174,12 @@ def test_input_and_code_are_corrupted_and_the_target_is_not(linear):
         penalties=(lambda params, z: z.sum(), lambda params, z: jnp.asarray(10.0)),
     )
     value, info = objective(linear_params(*arrays), jax.random.key(2), x)
-    difference, codes = residuals(arrays, x, 2 * x + 1, code_shift=3.0)
+    difference, latents = residuals(arrays, x, 2 * x + 1, latent_shift=3.0)
     errors = (difference**2).sum(axis=1)
     np.testing.assert_allclose(info.per_example, errors)
     np.testing.assert_allclose(info.error, errors.mean())
-    # The penalties see the codes before these are corrupted.
-    np.testing.assert_allclose([value, info.bound], -errors.mean() - codes.sum() - 10)
+    # The penalties see the latents before these are corrupted.
+    np.testing.assert_allclose([value, info.bound], -errors.mean() - latents.sum() - 10)
 
 
 def test_the_gradient_is_that_of_the_written_loss(linear):
@@ -190,10 +191,10 @@ def test_the_gradient_is_that_of_the_written_loss(linear):
         penalties=(lambda params, z: (params["decoder"]["network"]["layer_0"]["kernel"] ** 2).sum(),),
     )
     grads, _ = jax.jit(jax.grad(objective, has_aux=True))(linear_params(A, a, B, b), jax.random.key(2), x)
-    difference, codes = residuals((A, a, B, b), x, seen)
+    difference, latents = residuals((A, a, B, b), x, seen)
     slope = 2 / 7 * difference  # of the mean squared error, by the reconstruction
     expected = linear_params(
-        seen.reshape(7, 4).T @ slope @ B.T, (slope @ B.T).sum(axis=0), codes.T @ slope + 2 * B, slope.sum(axis=0)
+        seen.reshape(7, 4).T @ slope @ B.T, (slope @ B.T).sum(axis=0), latents.T @ slope + 2 * B, slope.sum(axis=0)
     )
     chex.assert_trees_all_close(grads, jax.tree.map(jnp.negative, expected), rtol=1e-10)
 
@@ -205,7 +206,7 @@ def test_no_gradient_flows_through_info(linear):
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(jax.grad(reported)(linear_params(*arrays))))
 
 
-def test_the_linear_loss_is_invariant_under_any_invertible_map_of_the_code(linear):
+def test_the_linear_loss_is_invariant_under_any_invertible_map_of_the_latents(linear):
     model, (A, a, B, b), x = linear
     objective = jax.jit(autoencoders.make_reconstruction(model, corrupt=autoencoders.gaussian_noise(0.2)))
     value, info = objective(linear_params(A, a, B, b), jax.random.key(2), x)
@@ -216,7 +217,7 @@ def test_the_linear_loss_is_invariant_under_any_invertible_map_of_the_code(linea
     np.testing.assert_allclose(info.per_example, other_info.per_example, rtol=1e-12)
 
 
-def test_input_and_code_get_keys_of_their_own():
+def test_input_and_latents_get_keys_of_their_own():
     # With the identity for encoder and decoder the error is the square of the sum of both noises.
     model = autoencoders.linear_autoencoder((2,), 2)
     params = linear_params(np.eye(2, dtype=np.float32), jnp.zeros(2), np.eye(2, dtype=np.float32), jnp.zeros(2))
@@ -263,7 +264,7 @@ FACTORIES = {
 
 @pytest.mark.parametrize(("shape", "likelihood"), [((8, 8), "gaussian_fixed_std"), ((7, 5, 3), "bernoulli")])
 @pytest.mark.parametrize("name", sorted(FACTORIES))
-def test_factories_make_codes_of_one_number_for_each_unit(name, shape, likelihood):
+def test_factories_make_latents_of_one_number_for_each_unit(name, shape, likelihood):
     model = FACTORIES[name](shape, likelihood)
     params = jax.eval_shape(model.init, jax.random.key(0))
     q = jax.eval_shape(model.encode, params, jnp.ones((2, 4, *shape)))
@@ -308,6 +309,18 @@ def test_a_run_lowers_for_every_platform(name):
     assert export.export(jax.jit(program), platforms=platforms)(state, bits, x).platforms == platforms
 
 
+def test_the_face_offers_every_name():
+    names = """PCA Corruption ErrorFunction Penalty ReconstructionInfo axis_alignment conv_autoencoder cross_entropy
+        denoising_score equivalent_examples gaussian_noise linear_autoencoder make_reconstruction masking_noise
+        mlp_autoencoder negative_log_likelihood nested_dropout nonuniform_l2 pca rotation_augmentation squared_error
+        subspace_distance uniform_l2 adversarial"""
+    assert set(names.split()) <= set(autoencoders.__all__)
+    assert all(hasattr(autoencoders, name) for name in autoencoders.__all__)
+    assert vaejax.adversarial is autoencoders.adversarial
+    game = "GAN Game GameInfo gan_from_vae make_minimax make_non_saturating mlp_gan sample two_optimizers"
+    assert all(hasattr(vaejax.adversarial, name) for name in game.split())
+
+
 def test_an_autoencoder_has_no_bound_on_log_p():
     model = autoencoders.linear_autoencoder((3,), 2)
     params, x = linear_params(jnp.ones((3, 2)), jnp.zeros(2), jnp.ones((2, 3)), jnp.zeros(3)), jnp.ones((4, 3))
@@ -323,10 +336,10 @@ def test_an_autoencoder_has_no_bound_on_log_p():
 
 
 @pytest.mark.parametrize(("posterior", "name"), [("gaussian", "Normal"), ("bernoulli", "Bernoulli")])
-def test_a_code_with_noise_is_refused(posterior, name):
+def test_latents_with_noise_are_refused(posterior, name):
     vae = models.mlp_vae((3,), 2, (4,), "gaussian_fixed_std", posterior=posterior)
     params, x = jax.eval_shape(vae.init, jax.random.key(0)), jnp.ones((4, 3))
-    refused = rf"posterior='point', whose code is a number; got one with q = {name}.*objectives\.make_elbo"
+    refused = rf"posterior='point', whose latents have no noise; got one with q = {name}.*objectives\.make_elbo"
     with pytest.raises(ValueError, match=refused):
         jax.eval_shape(autoencoders.make_reconstruction(vae), params, jax.random.key(1), x)
     with pytest.raises(ValueError, match=refused):
@@ -371,10 +384,10 @@ def test_noise_out_of_range_is_refused(no_type_hook):
         with pytest.raises(ValueError, match="std of gaussian_noise must be a number of at least 0; got"):
             autoencoders.gaussian_noise(std)
     for probability in (-0.1, 1.0, 1.5, np.nan, "half"):
-        with pytest.raises(ValueError, match="probability of masking_noise must be at least 0 and below 1; got"):
+        with pytest.raises(ValueError, match="of masking_noise must be a number of at least 0 and below 1; got"):
             autoencoders.masking_noise(probability)
     for std in (0.0, -1.0, np.nan, np.inf):
-        with pytest.raises(ValueError, match="std must be a number above 0, as the noise in training was; got"):
+        with pytest.raises(ValueError, match=r"std must be a number above 0; got .*: give the std of the noise"):
             autoencoders.denoising_score(autoencoders.linear_autoencoder((3,), 2), {}, jnp.ones((4, 3)), std)
 
 
@@ -418,11 +431,11 @@ def test_functions_must_return_what_they_are_asked_for():
     several = autoencoders.make_reconstruction(model, penalties=[autoencoders.uniform_l2(0.1)])
     assert one(params, jax.random.key(1), x)[0] == several(params, jax.random.key(1), x)[0]
     for options, words in (
-        ({"error": lambda p, x: (x - p.mean) ** 2}, r"error to return an array of shape \(4,\); got \(4, 3\)"),
-        ({"error": lambda p, x: jnp.zeros(())}, r"error to return an array of shape \(4,\); got \(\)"),
-        ({"corrupt": lambda key, x: x[:1]}, r"corrupt to return an array of shape \(4, 3\); got \(1, 3\)"),
-        ({"corrupt_code": lambda key, z: z[:1]}, r"corrupt_code to return an array of shape \(4, 2\)"),
-        ({"penalties": lambda params, z: z[:, 0]}, r"a penalty to return an array of shape \(\); got \(4,\)"),
+        ({"error": lambda p, x: (x - p.mean) ** 2}, r"what error returns to be of shape \(4,\); got \(4, 3\)"),
+        ({"error": lambda p, x: jnp.zeros(())}, r"what error returns to be of shape \(4,\); got \(\)"),
+        ({"corrupt": lambda key, x: x[:1]}, r"what corrupt returns to be of shape \(4, 3\); got \(1, 3\)"),
+        ({"corrupt_code": lambda key, z: z[:1]}, r"what corrupt_code returns to be of shape \(4, 2\)"),
+        ({"penalties": lambda params, z: z[:, 0]}, r"what a penalty returns to be of shape \(\); got \(4,\)"),
     ):
         with pytest.raises(ValueError, match=words):
             autoencoders.make_reconstruction(model, **options)(params, jax.random.key(1), x)
@@ -430,13 +443,13 @@ def test_functions_must_return_what_they_are_asked_for():
 
 def test_factories_pass_on_their_options(no_type_hook):
     for make in (autoencoders.mlp_autoencoder, autoencoders.conv_autoencoder):
-        with pytest.raises(ValueError, match=r"activation must be one of .* got 'swoosh'"):
+        with pytest.raises(ValueError, match=r"activation must be 'tanh', 'relu'.* or a function; got 'swoosh'"):
             make((8, 8), 2, activation="swoosh")
-        with pytest.raises(ValueError, match="latent_dim must be made of positive integers"):
+        with pytest.raises(ValueError, match="latent_dim must be an integer of at least 1; got 0"):
             make((8, 8), 0)
-        with pytest.raises(ValueError, match=r"likelihood must be one of .* got 'poisson'"):
+        with pytest.raises(ValueError, match=r"likelihood must be 'bernoulli', .*; got 'poisson'"):
             make((8, 8), 2, likelihood="poisson")
-    with pytest.raises(ValueError, match="latent_dim must be made of positive integers"):
+    with pytest.raises(ValueError, match="latent_dim must be an integer of at least 1; got 0"):
         autoencoders.linear_autoencoder((3,), 0)
-    with pytest.raises(ValueError, match="at least one convolution"):
+    with pytest.raises(ValueError, match="a model without convolutions is an mlp_vae"):
         autoencoders.conv_autoencoder((8, 8), 2, ())

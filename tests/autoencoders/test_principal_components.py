@@ -34,10 +34,10 @@ def test_pca_is_that_of_scikit_learn(num_examples, x64):
     np.testing.assert_allclose(ours.explained_variance, theirs.explained_variance_ * shrunk, rtol=1e-10)
     left_out = min(num_examples, 12) - 5
     np.testing.assert_allclose(ours.noise_variance, theirs.noise_variance_ * shrunk * left_out / 7, rtol=1e-10)
-    codes = ours.encode(x)
-    np.testing.assert_allclose(np.abs(codes), np.abs(theirs.transform(x.reshape(num_examples, 12))), rtol=1e-9)
+    latents = ours.encode(x)
+    np.testing.assert_allclose(np.abs(latents), np.abs(theirs.transform(x.reshape(num_examples, 12))), rtol=1e-9)
     np.testing.assert_allclose(
-        ours.decode(codes).reshape(num_examples, 12), theirs.inverse_transform(theirs.transform(x.reshape(-1, 12)))
+        ours.decode(latents).reshape(num_examples, 12), theirs.inverse_transform(theirs.transform(x.reshape(-1, 12)))
     )
 
 
@@ -125,23 +125,29 @@ def test_distances_to_subspace_and_axes(x64):
 def test_bad_input_is_refused(no_type_hook):
     x = correlated(10, (4,)).astype(np.float32)
     pca = autoencoders.pca
-    with pytest.raises(ValueError, match=r"latent_dim must be at most 4, the numbers in one example.*; got 5"):
+    with pytest.raises(ValueError, match=r"latent_dim must be at most 4, .*; got 5\. .* of 4 numbers"):
         pca(x, 5)
     for bad in (0, 1.5, True):
-        with pytest.raises(ValueError, match=f"latent_dim must be a positive integer; got {bad}"):
+        with pytest.raises(ValueError, match=f"latent_dim must be an integer of at least 1; got {bad}"):
             pca(x, bad)
-    with pytest.raises(ValueError, match=r"3 components need at least 4 examples.*got 3"):
+    with pytest.raises(
+        ValueError, match=r"latent_dim must be at most 2, .*; got 3\. There are 3 examples, which vary in at most 2"
+    ):
         pca(x[:3], 3)
     constant = np.pad(x, ((0, 0), (0, 2)))
-    with pytest.raises(ValueError, match=r"they vary in 4, and 2 of 6 numbers \(pixels\) are the same in all"):
+    with pytest.raises(
+        ValueError, match=r"at most 4, .*; got 5\. .* of 6 numbers \(pixels\), 2 of them the same in all"
+    ):
         pca(constant, 5)
-    with pytest.raises(ValueError, match="they vary in 0, and 4 of 4"):
+    with pytest.raises(
+        ValueError, match=r"at most 0, .*; got 1\. .* of 4 numbers \(pixels\), 4 of them the same in all"
+    ):
         pca(np.ones((10, 4), np.float32), 1)
     with pytest.raises(ValueError, match="variance outside their 4 components; there is none"):
         pca(constant, 4).log_likelihood(constant)
     with pytest.raises(ValueError, match=r"got data of shape|expected data of shape \(\*batch, 4\)"):
         pca(x, 2).encode(constant)
-    with pytest.raises(ValueError, match=r"expected codes of shape \(\*batch, 2\); got \(3,\)"):
+    with pytest.raises(ValueError, match=r"expected latents of shape \(\*batch, 2\); got \(3,\)"):
         pca(x, 2).decode(jnp.ones(3))
     with pytest.raises(ValueError, match="expected finite data, got 1 NaN"):
         pca(np.where(np.arange(4) + np.zeros_like(x) == 2, np.where(np.arange(10) == 3, np.nan, x.T).T, x), 2)

@@ -104,7 +104,7 @@ def test_bad_strengths_are_refused(strength):
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1])
 def test_bad_fractions_are_refused(fraction):
-    with pytest.raises(ValueError, match=r"fraction of partly must be from 0 to 1; got"):
+    with pytest.raises(ValueError, match=r"fraction of partly must be a number of at least 0 and at most 1; got"):
         augmentation.partly(augmentation.random_affine(), fraction)
 
 
@@ -114,5 +114,5 @@ def test_bad_images_are_refused(no_type_hook):
         transform(key, jnp.ones((5, 36)))
     with pytest.raises(ValueError, match=r"floating dtype; got uint8"):
         transform(key, jnp.ones((5, 6, 6), jnp.uint8))
-    with pytest.raises(ValueError, match=r"and a shift for each of 5 images, .* got \(3, 2, 2\) and \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"matrices of shape \(5, 2, 2\); got \(3, 2, 2\): give one for each image"):
         augmentation.affine(jnp.ones((5, 6, 6)), *maps(3))

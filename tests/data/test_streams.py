@@ -73,9 +73,9 @@ def test_a_mesh_gets_each_batch_spread_over_it():
 def test_bad_input_is_refused(no_type_hook):
     with pytest.raises(ValueError, match="batch_size must be an integer of at least 1; got 0"):
         streams.make_stream(np.arange(5), 0, 0)
-    with pytest.raises(ValueError, match="at least one example to train on; got none"):
+    with pytest.raises(ValueError, match="the number of examples must be an integer of at least 1; got 0"):
         streams.make_stream(np.arange(0), 4, 0)
-    with pytest.raises(ValueError, match="start must be at least 0; got -1"):
+    with pytest.raises(ValueError, match="start must be an integer of at least 0; got -1"):
         next(streams.read(streams.make_stream(np.arange(5), 4, 0), -1, 2))
     for name, split in (("digits", "train"), ("mnist", "train+validation")):
         with pytest.raises(ValueError, match=rf"expected a TFDS image set.*got {name!r} and {re.escape(repr(split))}"):

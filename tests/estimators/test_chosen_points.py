@@ -128,7 +128,7 @@ def test_enumeration_says_what_it_cannot_serve():
 
     with pytest.raises(ValueError, match=r"expects num_samples=1; got 4.*vimco\(\)"):
         value(num_samples=4)
-    with pytest.raises(ValueError, match=r"at most 65,536 states; .* has 2\^17. Use score_function"):
+    with pytest.raises(ValueError, match=r"at most 65,536 states, and .* has 2\^17; got q = .*Use score_function"):
         value(latent_dim=17)
     with pytest.raises(ValueError, match=r"got q = Normal. Use score_function\(.*\), or pathwise\(\)"):
         value(posterior="gaussian")

@@ -97,7 +97,7 @@ def test_one_sample_has_no_standard_error(params):
 
 def test_f_that_is_no_scalar_is_refused():
     function = estimators.expectation(estimators.pathwise(), lambda mean: dist.Normal(mean, 1.0), lambda mean, z: z)
-    with pytest.raises(ValueError, match=r"to return a scalar, of shape \(\); got shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"expected a scalar from f\(params, z\), of shape \(\); got \(2,\)"):
         function(jnp.zeros(2), jax.random.key(0))
 
 

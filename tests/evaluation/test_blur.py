@@ -59,7 +59,7 @@ def test_blur_is_power_lost_at_high_frequencies(x64):
 def test_bad_input_is_refused():
     vae = models.linear_vae(4, 2)
     params = vae.init(jax.random.key(0))
-    with pytest.raises(ValueError, match="expected at least two examples"):
+    with pytest.raises(ValueError, match="expected at least 2 examples; got 1"):
         evaluation.variance_loss(vae, params, jax.random.key(1), jnp.ones((1, 4)))
     with pytest.raises(ValueError, match=r"expected images of shape \(n, height, width\).*got \(3, 4\)"):
         evaluation.power_spectrum(jnp.ones((3, 4)))

@@ -31,13 +31,13 @@ def test_a_report_holds_what_its_parts_say(problem, monkeypatch):
     assert (
         0.5 < report.log_likelihood.error_over_data / whole.error_over_data < 2
     )  # of the same examples, other samples
-    code = report.rate_distortion
-    bound = -(code.rate + code.distortion)
+    rates = report.rate_distortion
+    bound = -(rates.rate + rates.distortion)
     assert abs(bound - report.elbo.estimate) < 0.2
     assert report.elbo.estimate < report.log_likelihood.estimate
     aggregate = report.aggregate
     sampled_rate = aggregate.mutual_information + aggregate.kl_to_prior
-    assert abs(sampled_rate - code.rate) < 0.1
+    assert abs(sampled_rate - rates.rate) < 0.1
     assert report.units.num_active == evaluation.active_units(vae, params, x).num_active
     assert report.num_trusted == 60
 
@@ -74,7 +74,7 @@ def test_a_report_of_sequences_and_of_examples_all_alike(problem):
         evaluation.variance_loss(writer, params, jax.random.key(2), tokens)
 
 
-def test_a_report_of_discrete_codes(problem):
+def test_a_report_of_discrete_latents(problem):
     _, _, x = problem
     for posterior, has_moments in (("bernoulli", True), ("categorical", False)):
         vae = models.mlp_vae((2, 2), 2, (5,), posterior=posterior)
@@ -82,3 +82,31 @@ def test_a_report_of_discrete_codes(problem):
         assert (report.aggregate is not None) == has_moments
         assert "units active" in evaluation.in_words(report)
         assert ("mutual_information" in evaluation.numbers(report)) == has_moments
+
+
+NAMES = """
+    ActiveUnits AggregatePosterior AnnealedLogLikelihood Average BidirectionalBounds Elbo GridPosterior
+    LogLikelihood MutualInformation PowerSpectrum Quadrature RateDistortion Report VarianceLoss active_units
+    aggregate_posterior annealed_log_likelihood average bidirectional_bounds elbo encoder_density in_words
+    independent_log_likelihood is_trustworthy linear_log_likelihood log_likelihood log_likelihood_from
+    log_likelihood_from_prior log_likelihood_sweep mutual_information numbers pareto_index posterior_means
+    posterior_moments power_spectrum prior_density quadrature_log_likelihood quadrature_posterior rate_distortion
+    reconstructions_and_samples report variance_loss
+"""
+
+
+def test_the_public_names_of_the_first_release_are_there():
+    assert set(NAMES.split()) <= set(evaluation.__all__)
+    assert all(hasattr(evaluation, name) for name in evaluation.__all__)
+
+
+def test_records_print_on_a_few_lines(problem):
+    vae, params, x = problem
+    result = evaluation.log_likelihood(vae, params, jax.random.key(2), x, num_samples=50)
+    lines = repr(result).splitlines()
+    assert lines[0] == "LogLikelihood("
+    assert lines[1].startswith("  estimate: float32[60], mean -")
+    assert len(repr(result)) < 300
+    report = evaluation.report(vae, params, jax.random.key(2), x, num_samples=50)
+    assert "  elbo: Average(\n    estimate: float32[] -" in repr(report)
+    assert len(repr(report)) < 2000

@@ -161,12 +161,16 @@ def test_numbers_that_are_not_to_be_trusted_are_announced(linear_problem, caplog
     few = evaluation.log_likelihood(vae, bad, jax.random.key(2), x, num_samples=10)
     assert jnp.isnan(few.pareto_index).all()
     assert "10 samples of each example are too few for the Pareto index, which needs 25" in caplog.text
-    with pytest.raises(ValueError, match="must be a list of numbers of samples; got 10: use log_likelihood"):
+    with pytest.raises(
+        ValueError, match="must be a list of one or more numbers of samples; got 10: .*use log_likelihood"
+    ):
         evaluation.log_likelihood_sweep(vae, bad, jax.random.key(2), x, 10)
+    with pytest.raises(ValueError, match=r"one or more numbers of samples; got \(\)"):
+        evaluation.log_likelihood_sweep(vae, bad, jax.random.key(2), x, ())
 
 
 def test_weights_that_are_all_but_equal_are_trusted_whatever_their_tail():
-    """A code that is ignored: log weights of a heavy tail, but of a thousandth of its size."""
+    """A latent that is ignored: log weights of a heavy tail, but of a thousandth of its size."""
     tail = 1e-3 * jax.random.pareto(jax.random.key(0), 0.7, (1000,))
     index = float(evaluation.pareto_index(tail))
     assert index > 0.7

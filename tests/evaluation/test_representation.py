@@ -52,7 +52,7 @@ def test_active_units_at_several_thresholds(small_problem):
     ]
     assert sweep.num_active[0] == 2
     assert sweep.num_active[2] == 0
-    with pytest.raises(ValueError, match="expected at least two examples"):
+    with pytest.raises(ValueError, match="expected at least 2 examples; got 1"):
         evaluation.active_units(vae, params, x[:1])
 
 
@@ -87,13 +87,13 @@ def test_a_kl_of_each_unit_needs_independent_units():
 
 
 def test_mutual_information_by_enumeration():
-    """Of a code of three coins: all 8 codes for each of N examples, exactly."""
+    """Of a latent of three coins: all 8 values for each of N examples, exactly."""
     vae = models.mlp_vae((2, 2), 3, (5,), posterior="bernoulli")
     params = jax.tree.map(lambda leaf: 3 * leaf, vae.init(jax.random.key(0)))
     x = jax.random.bernoulli(jax.random.key(1), 0.5, (2000, 2, 2)).astype(jnp.float32)
     logits = np.asarray(distributions.without_wrappers(vae.encode(params, x)).logits, np.float64)
-    codes = np.array(list(itertools.product([0, 1], repeat=3)))
-    log_q = -np.logaddexp(0, np.where(codes[:, None] == 1, -logits, logits)).sum(axis=2)  # (8, n)
+    values = np.array(list(itertools.product([0, 1], repeat=3)))
+    log_q = -np.logaddexp(0, np.where(values[:, None] == 1, -logits, logits)).sum(axis=2)  # (8, n)
     mixture = np.exp(log_q).mean(axis=1)
     information = (np.exp(log_q) * (log_q - np.log(mixture)[:, None])).sum(axis=0).mean()
     kl = (mixture * np.log(8 * mixture)).sum()
@@ -106,7 +106,7 @@ def test_mutual_information_by_enumeration():
     assert alone.num_examples == 2000
 
 
-def test_mutual_information_of_codes_that_say_all_or_nothing(x64):
+def test_mutual_information_of_latents_that_say_all_or_nothing(x64):
     vae = models.linear_vae(3, 2)
     init = vae.init(jax.random.key(0))
     x = jax.random.normal(jax.random.key(1), (50, 3))

@@ -31,14 +31,14 @@ def small(work):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["aevb", "iwae", "conv", "score", "likelihood", "moments"])
 def test_systems_agree(rooms, name, monkeypatch):
-    from engines.benchmark import systems_jax as benchmark_jax
+    from engines.benchmark import systems_flax, systems_jax
 
     _, benchmark_run, benchmark_work = rooms
-    make = dict(benchmark_jax.MAKE)
+    make = systems_jax.MAKE | systems_flax.MAKE
     if importlib.util.find_spec("torch") is not None:
-        from engines.benchmark import systems_torch as benchmark_torch
+        from engines.benchmark import systems_torch
 
-        make |= {"torch-eager": benchmark_torch.MAKE["torch-eager"]}
+        make |= {"torch-eager": systems_torch.MAKE["torch-eager"]}
     monkeypatch.setattr(benchmark_work, "NUM_IMAGES", 120)
     work = small(benchmark_work.WORK[name])
     arguments = (work, *benchmark_work.weights_of(work), benchmark_work.images_of(work))

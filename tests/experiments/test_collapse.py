@@ -106,7 +106,7 @@ def test_grey_images_are_binarized_once(cli, tmp_path):
     np.testing.assert_array_equal(setting.train, again.train)
     np.testing.assert_allclose(setting.train.mean(), digits.mean(), atol=0.01)
     binary = (digits > 0.5).astype(np.float32)
-    assert room._binary(binary, 0) is binary
+    assert room.binary(binary, 0) is binary
 
 
 REFUSED = {

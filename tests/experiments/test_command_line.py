@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import os
 import subprocess
 import sys
 
@@ -41,6 +42,60 @@ def test_a_bug_keeps_its_traceback_and_an_exit_code_its_number(command_line, cap
         sys.exit(143)
     assert stopped.value.code == 143
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("missing", ["tyro", "tqdm", "matplotlib", "matplotlib.pyplot", "jax"])
+def test_a_missing_package_is_one_line_that_says_how_to_install_it(missing, tmp_path):
+    code = (
+        f"import runpy, sys; sys.modules[{missing!r}] = None; sys.path.insert(0, sys.argv[1]); "
+        f"sys.argv = ['train.py', '--num-steps', '1', '--runs-dir', {str(tmp_path / 'runs')!r}]; "
+        "runpy.run_path('train.py', run_name='__main__')"
+    )
+    command = [sys.executable, "-c", code, str(EXPERIMENTS)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=EXPERIMENTS)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert missing in done.stderr
+    assert 'install it with python -m pip install -e ".[experiments]"' in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["train", "compare_gradients", "pca_to_vae", "collapse", "benchmark", "plots"])
+def test_each_command_has_its_help(name):
+    command = [sys.executable, EXPERIMENTS / f"{name}.py", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"{name}.py" in done.stdout
+
+
+def test_the_sign_of_a_standard_error_is_printed_in_every_locale():
+    code = "from engines.harness import command_line\nwith command_line.errors_in_one_line(): print('±')"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, env=environment, capture_output=True, cwd=EXPERIMENTS).stdout.decode() == "±\n"
+
+
+def test_columns_are_as_wide_as_their_cells(experiments):
+    from engines.harness import tables
+
+    lines = [("system", "a second"), ("vaejax", "4,370")]
+    assert tables.columns(lines) == "system  a second\nvaejax  4,370"
+    assert tables.columns(lines, left=1, indent="  ") == "  system  a second\n  vaejax     4,370"
+    assert tables.pipe_line(["p(x|z)", "1"]) == "| p(x\\|z) | 1 |"
+
+
+def test_a_run_says_how_it_is_resumed(command_line):
+    @dataclasses.dataclass(frozen=True)
+    class Config(command_line.DataOptions):
+        beta: tuple[float, ...] = (1.0,)
+        stream: bool = False
+        name: str | None = None
+        resume: bool = False
+
+    words = command_line.to_resume(Config(beta=(0.5, 2.0), stream=True, data_dir="a folder"), "digits-2")
+    assert words == ["--resume", "--name", "digits-2", "--data-dir", "a folder", "--beta", "0.5", "2.0", "--stream"]
+    assert command_line.to_resume(Config(resume=True, name="mine"), "mine") == ["--resume", "--name", "mine"]
 
 
 @pytest.mark.parametrize("name", ["train", "gradients"])

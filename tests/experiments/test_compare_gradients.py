@@ -72,8 +72,8 @@ def test_who_cannot_serve_says_so(compared):
     _, results = compared
     refused = {(row["estimator"], row["num_samples"]): row["refusal"] for row in results["rows"] if row["refusal"]}
     assert refused.keys() == {("leave_one_out", 1), ("measure_valued", 1), ("measure_valued", 2)}
-    assert "num_samples >= 2" in refused["leave_one_out", 1]
-    assert refused["measure_valued", 2] == "decodes 18 codes for an example, above --max-decodings"
+    assert "num_samples must be an integer of at least 2; got 1" in refused["leave_one_out", 1]
+    assert refused["measure_valued", 2] == "decodes 18 latents for an example, above --max-decodings"
     assert all(row.keys().isdisjoint({"cost", "variance"}) for row in results["rows"] if row["refusal"])
 
 
@@ -158,6 +158,7 @@ def test_headline_and_tables(cli, compared):
     ],
 )
 def test_three_significant_figures(cli, number, text):
+    from engines.harness import tables
 
     assert tables.figures(number) == text
 
@@ -180,7 +181,7 @@ def test_headline_takes_the_fewest_samples_and_the_cheapest(cli):
 
 
 @pytest.mark.slow
-def test_pictures_are_drawn_from_the_folder_without_jax(compared, tmp_path, monkeypatch):
+def test_pictures_are_drawn_from_the_folder_without_jax(compared, tmp_path, monkeypatch, capsys):
     folder = shutil.copytree(compared[0], tmp_path / "moved", ignore=shutil.ignore_patterns("*.png", "*.md"))
     code = "import runpy, sys; runpy.run_module('plots', run_name='__main__'); assert 'jax' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, cwd=EXPERIMENTS)
@@ -188,8 +189,9 @@ def test_pictures_are_drawn_from_the_folder_without_jax(compared, tmp_path, monk
     assert {pathlib.Path(line).name for line in done.stdout.split()} == PICTURES
     assert all(is_picture(folder / name, smallest=200) for name in PICTURES)
     monkeypatch.setattr(sys, "argv", ["plots.py", str(tmp_path)])
-    with pytest.raises(SystemExit, match="the folder of a finished comparison"):
-        runpy.run_module("gradient_plots", run_name="__main__")
+    with pytest.raises(SystemExit):
+        runpy.run_module("plots", run_name="__main__")
+    assert "expected the folder of a finished run" in capsys.readouterr().err
 
 
 def test_every_estimator_serves_two_samples(cli):
@@ -204,7 +206,8 @@ def test_every_estimator_serves_two_samples(cli):
 
 
 def test_first_line_needs_no_jax():
-    code = "import sys; from engines.gradients import config as c; c.parse([]); assert not {'jax', 'numpy'} & sys.modules.keys()"
+    code = "import sys; from engines.gradients import config; config.parse([]); "
+    code += "assert not {'jax', 'numpy'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=EXPERIMENTS)
 
 

@@ -13,9 +13,9 @@ TINY = ("--hidden-sizes", "8", "--num-steps", "20", "--eval-samples", "10")
 @pytest.fixture(scope="module")
 def cli(experiments):
     """The modules of experiments/ that are tested here."""
-    from engines.train import config, population, session
+    from engines.train import config, population, run
 
-    return config, session, population
+    return config, run, population
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,11 @@ def test_runs_go_side_by_side_where_that_pays(cli):
         config = train.parse(["--seeds", "16", *options])
         size = 784 if config.dataset == "mnist" else 64
         params = {"weights": jax.ShapeDtypeStruct((2, size, config.hidden_sizes[0]), np.float32)}
-        assert population_run.chosen_group_size(config, params, 16) == expected
+        is_convolutional = config.model == "conv"
+        size = population_run.chosen_group_size(
+            params, 16, config.batch_size, config.hidden_sizes, is_convolutional=is_convolutional
+        )
+        assert size == expected
 
 
 @pytest.mark.parametrize(
@@ -122,9 +126,9 @@ def test_runs_go_side_by_side_where_that_pays(cli):
         (("--beta", "1", "1"), ["--beta must be one or more numbers, each once; got 1.0 1.0"]),
         (("--beta", "1", "-1"), ["--beta must be finite and at least 0; got -1.0"]),
         (("--learning-rate", "0.1", "0"), ["--learning-rate must be positive and finite; got 0.0"]),
-        (("--seeds", "2", "--patience", "3"), ["--patience belongs to a single run"]),
-        (("--seeds", "2", "--inference", "em"), ["need --inference amortized; got em"]),
-        (("--group-size", "2"), ["--group-size belongs to several runs"]),
+        (("--seeds", "2", "--patience", "3"), ["--patience has no effect on several runs"]),
+        (("--seeds", "2", "--inference", "em"), ["several runs needs --inference amortized; got em"]),
+        (("--group-size", "2"), ["--group-size has no effect on a single run; got 2: leave it out"]),
     ],
 )
 def test_refused(cli, monkeypatch, capsys, tmp_path, no_type_hook, options, words):

@@ -14,8 +14,8 @@ def problem(x64):
     vae = models.linear_vae(5, 2)
     params = in_float64(vae.init(jax.random.key(0)))
     mixing = jax.random.normal(jax.random.key(1), (2, 5))
-    codes, noise = jax.random.normal(jax.random.key(2), (300, 2)), jax.random.normal(jax.random.key(3), (300, 5))
-    return vae, params, codes @ mixing + 0.3 * noise + 1
+    latents, noise = jax.random.normal(jax.random.key(2), (300, 2)), jax.random.normal(jax.random.key(3), (300, 5))
+    return vae, params, latents @ mixing + 0.3 * noise + 1
 
 
 def test_log_likelihood_never_falls_and_the_bound_touches_it(problem):

@@ -108,7 +108,7 @@ def test_batches_are_prepared_one_by_one(problem):
     [
         ({"batch_size": 0}, "batch_size must be an integer of at least 1; got 0"),
         ({"window": 0}, "window must be an integer of at least 1; got 0"),
-        ({"validation": jnp.ones((1, 3))}, "at least two validation examples.*got 1"),
+        ({"validation": jnp.ones((1, 3))}, "number of validation examples must be an integer of at least 2; got 1"),
         ({"validation": jnp.ones((9, 4))}, r"expected data of shape \(\*batch, 3\).*got \(9, 4\)"),
         ({"validation": jnp.ones(3)}, "expected examples on one batch axis"),
     ],

@@ -168,13 +168,13 @@ def test_bad_input_is_refused(linear_problem, no_type_hook):
     fit = inference.fit_posterior
     with pytest.raises(ValueError, match="num_steps must be an integer of at least 1; got 0"):
         fit(vae, params, jax.random.key(2), x, num_steps=0)
-    with pytest.raises(ValueError, match="learning_rate must be a positive number; got -1"):
+    with pytest.raises(ValueError, match="learning_rate must be a number above 0; got -1"):
         fit(vae, params, jax.random.key(2), x, learning_rate=-1)
-    with pytest.raises(ValueError, match="learning_rate must be a positive number; got 0"):
+    with pytest.raises(ValueError, match="learning_rate must be a number above 0; got 0"):
         inference.fit_shared_posterior(vae, params, jax.random.key(2), x, learning_rate=0)
     with pytest.raises(ValueError, match=r"one batch axis.*got data of shape \(4,\).*x\[None\]"):
         inference.sample_posterior(vae, params, jax.random.key(2), x[0])
-    with pytest.raises(ValueError, match=r"num_samples must be at least 4.*got 3"):
+    with pytest.raises(ValueError, match=r"num_samples must be an integer of at least 4; got 3"):
         inference.sample_posterior(vae, params, jax.random.key(2), x, num_samples=3)
     with pytest.raises(ValueError, match=r"expected a normal start.*got Laplace"):
         fit(vae, params, jax.random.key(2), x, start=dist.Laplace(jnp.zeros(2), jnp.ones(2)).to_event(1))
@@ -182,15 +182,15 @@ def test_bad_input_is_refused(linear_problem, no_type_hook):
         fit(vae, params, jax.random.key(2), x, start=vae.encode(params, x[:3]))
     with pytest.raises(ValueError, match="direction must be 'reverse' or 'forward'; got 'sideways'"):
         inference.fit_gaussian_on_grid(jnp.zeros(3), jnp.zeros((3, 2)), "sideways")
-    with pytest.raises(ValueError, match=r"m densities and m points.*got \(3,\) and \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"expected densities of shape \(4,\); got \(3,\)"):
         inference.fit_gaussian_on_grid(jnp.zeros(3), jnp.zeros((4, 2)), "forward")
 
 
-def test_discrete_codes_are_refused():
+def test_discrete_latents_are_refused():
     coins = models.mlp_vae((4,), 2, (3,), posterior="bernoulli")
     params, x = coins.init(jax.random.key(0)), jnp.ones((2, 4))
     for infer in (inference.fit_posterior, inference.fit_shared_posterior, inference.sample_posterior):
-        with pytest.raises(ValueError, match=r"expected a continuous code.*Bernoulli"):
+        with pytest.raises(ValueError, match=r"expected continuous latents.*Bernoulli"):
             infer(coins, params, jax.random.key(2), x)
 
 
@@ -203,3 +203,16 @@ def test_the_fit_beats_the_encoder_and_not_the_likelihood():
     exact = evaluation.quadrature_log_likelihood(vae, params, x, 101)
     assert (fitted.elbo > encoder.estimate - 4 * encoder.standard_error).all()
     assert (fitted.elbo < exact.estimate + 4 * fitted.standard_error).all()
+
+
+NAMES = """
+    EMInfo FittedPosterior GridGaussian GroupInfo GroupStates InferenceGap LaggingInfo LaggingStates
+    PosteriorSample em fit_gaussian_on_grid fit_posterior fit_shared_posterior inference_gap init_groups
+    init_lagging make_aggressive_train_step make_em_step make_variational_em_step sample_posterior
+    with_best_decoder with_exact_posterior
+"""
+
+
+def test_the_public_names_of_the_first_release_are_there():
+    assert set(NAMES.split()) <= set(inference.__all__)
+    assert all(hasattr(inference, name) for name in inference.__all__)

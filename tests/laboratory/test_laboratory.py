@@ -1,3 +1,4 @@
+import concurrent.futures
 import dataclasses
 import functools
 import json
@@ -104,7 +105,7 @@ def test_errors_follow_from_variance_and_spread():
     half_width = 1.959964 * math.sqrt(8 / 100) / 4
     np.testing.assert_allclose(lower, [4 * math.exp(-half_width), 0], rtol=1e-6)
     np.testing.assert_allclose(upper, [4 * math.exp(half_width), 0], rtol=1e-6)
-    with pytest.raises(ValueError, match=r"level must be between 0 and 1, as 0.99 is; got 99"):
+    with pytest.raises(ValueError, match=r"level must be a number above 0 and below 1; got 99.0"):
         moments.variance_interval(99.0)
 
 
@@ -258,7 +259,9 @@ def test_moments_lower_for_every_platform(small, platform, chunk_size):
 def test_bad_arguments_are_refused(small, no_type_hook):
     vae, params, x = small
     objective, key = objectives.make_elbo(vae), jax.random.key(0)
-    with pytest.raises(ValueError, match="num_repeats must be at least 2, for one gradient has no variance; got 1"):
+    with pytest.raises(
+        ValueError, match="num_repeats must be an integer of at least 2; got 1: one gradient has no variance"
+    ):
         laboratory.gradient_moments(objective, params, key, x, 1)
     with pytest.raises(ValueError, match="chunk_size must be an integer of at least 1; got 0"):
         laboratory.gradient_moments(objective, params, key, x, 5, chunk_size=0)
@@ -270,6 +273,13 @@ def test_bad_arguments_are_refused(small, no_type_hook):
         laboratory.gradient_moments(objective, params, key, x.at[1, 2].set(jnp.nan), 5)
     with pytest.raises(ValueError, match=r"expected float32 data.*got float64"):
         laboratory.gradient_moments(objective, params, key, np.ones((7, 6)), 5)
+
+
+def test_moments_print_on_a_few_lines(small):
+    vae, params, x = small
+    printed = repr(laboratory.gradient_moments(objectives.make_elbo(vae), params, jax.random.key(0), x, 3))
+    assert len(printed.splitlines()) == 7
+    assert len(printed) < 500
 
 
 def test_a_gradient_that_is_not_finite_shows():
@@ -414,6 +424,15 @@ def test_flops_and_seconds_are_those_of_the_gradient():
     assert costs[16].seconds > 2 * costs[1].seconds
 
 
+def test_costs_are_prepared_in_threads(small):
+    vae, params, x = small
+    elbos = {number: objectives.make_elbo(vae, num_samples=number) for number in (1, 2, 3)}
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        costs = laboratory.cost(elbos, params, jax.random.key(0), x, num_rounds=2, map_jobs=pool.map)
+    assert {number: cost.decoder_evaluations for number, cost in costs.items()} == {1: 1, 2: 2, 3: 3}
+    assert all(cost.num_rounds == 2 for cost in costs.values())
+
+
 def test_rounds_must_be_counted(small, no_type_hook):
     vae, params, x = small
     with pytest.raises(ValueError, match="num_rounds must be an integer of at least 1; got 0"):
@@ -433,7 +452,7 @@ def test_a_comparison_has_a_row_for_each_estimator_and_number_of_samples(rows):
     names = [(row.estimator, row.num_samples) for row in rows]
     assert names == [("pathwise", 1), ("pathwise", 4), ("leave-one-out", 1), ("leave-one-out", 4)]
     refused = rows[2]
-    assert refused.refusal.startswith("a leave-one-out baseline needs num_samples >= 2")
+    assert refused.refusal.startswith("num_samples must be an integer of at least 2; got 1")
     assert refused.cost is refused.summaries is refused.variance_ratio is refused.work_ratio is None
     json.loads(json.dumps([dataclasses.asdict(row) for row in rows], allow_nan=False))
 
@@ -514,7 +533,7 @@ def test_a_discrete_model_is_compared_with_another_estimator_than_pathwise():
         baselines={"moving": baseline},
     )
     exact, moving, pathwise, _ = rows
-    assert pathwise.refusal.startswith("pathwise() needs samples that are a differentiable function")
+    assert pathwise.refusal.startswith("pathwise() serves distributions whose samples are a differentiable function")
     assert exact.variance_ratio == exact.samples_ratio == 0
     assert exact.variance_ratio_lower is None
     assert exact.cost.decoder_evaluations == 4
@@ -529,14 +548,42 @@ def test_a_discrete_model_is_compared_with_another_estimator_than_pathwise():
 def test_bad_comparisons_are_refused(small, no_type_hook):
     vae, params, x = small
     compare = functools.partial(laboratory.compare, vae, params, num_repeats=3, num_rounds=1)
-    with pytest.raises(ValueError, match=r"relative_to must be one of the rows, .*; got \('pathwise', 1\)"):
+    with pytest.raises(
+        ValueError, match=r"relative_to must be \('pathwise', 4\) or \('leave-one-out', 4\); got \('pathwise', 1\)"
+    ):
         compare(jax.random.key(0), x, CHOSEN, (4,))
-    with pytest.raises(ValueError, match="a leave-one-out baseline needs num_samples >= 2"):
+    with pytest.raises(ValueError, match="num_samples must be an integer of at least 2; got 1"):
         compare(jax.random.key(0), x, CHOSEN, (1,), relative_to=("leave-one-out", 1))
-    with pytest.raises(ValueError, match=r"group must be one of \['total', 'decoder', 'encoder'\]; got 'prior'"):
+    with pytest.raises(ValueError, match=r"group must be 'total', 'decoder' or 'encoder'; got 'prior'"):
         compare(jax.random.key(0), x, CHOSEN, (1,), group="prior")
     with pytest.raises(ValueError, match="expected data of shape"):
         compare(jax.random.key(0), jnp.ones((7, 5)), CHOSEN, (1,))
+
+
+def test_each_gradient_has_the_reference_that_it_is_given(small):
+    vae, params, x = small
+    settings = [("first", 1), ("second", 1), ("biased", 1), ("refused", 1)]
+    making = {"first": {}, "second": {"kl": "sampled"}, "biased": {"beta": 3.0}, "refused": {"num_samples": 0}}
+    served, refusals = laboratory.serving(lambda s: objectives.make_elbo(vae, **making[s[0]]), settings, params, x)
+    assert list(served) == settings[:3]
+    assert refusals == {("refused", 1): "num_samples must be an integer of at least 1; got 0"}
+    keys = dict(zip(served, jax.random.split(jax.random.key(0), 3), strict=True))
+
+    def measured(**options):
+        own_keys = {setting: jax.random.clone(key) for setting, key in keys.items()}
+        return laboratory.measure_noise(served, params, own_keys, x, 300, **options)
+
+    of_first = measured(reference_of=lambda setting: ("first", 1))
+    of_biased = measured(reference_of=lambda setting: ("biased", 1))
+    # What differs is the reference alone.
+    assert of_first["first", 1].keys() == {"total", "encoder", "decoder"}
+    for setting in served:
+        assert of_first[setting]["total"].variance == of_biased[setting]["total"].variance
+    assert of_first["first", 1]["total"].cosine is of_biased["biased", 1]["total"].cosine is None
+    second, biased = of_first["second", 1]["total"], of_first["biased", 1]["total"]
+    assert abs(second.bias_squared) < 3 * second.bias_squared_error
+    assert biased.bias_squared > 4 * biased.bias_squared_error > 0
+    assert of_biased["first", 1]["total"].bias_squared == pytest.approx(biased.bias_squared)
 
 
 def test_estimators_of_one_mean_share_its_signal(x64):

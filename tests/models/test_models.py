@@ -132,7 +132,7 @@ def test_objectives_are_finite_for_every_network_output(likelihood, kl, dtype):
 
 @pytest.mark.parametrize("latent_dim", [0, -1, 2.0])
 def test_latent_dim_must_be_positive(latent_dim, no_type_hook):
-    with pytest.raises(ValueError, match="latent_dim must be made of positive integers"):
+    with pytest.raises(ValueError, match="latent_dim must be an integer of at least 1; got"):
         models.make_vae(NNXDecoder, NNXDecoder, data_shape=(3,), latent_dim=latent_dim)
 
 
@@ -145,7 +145,10 @@ def test_data_shape_must_be_positive(data_shape):
 def test_conv_vae_wants_an_image():
     with pytest.raises(ValueError, match=r"expects data_shape \(height, width\) or .* got \(16,\)"):
         models.conv_vae((16,), 2)
-    with pytest.raises(ValueError, match="at least one convolution"):
+    with pytest.raises(
+        ValueError,
+        match=r"channels must be made of positive integers; got \(\): a model without convolutions is an mlp_vae",
+    ):
         models.conv_vae((4, 4), 2, channels=())
 
 
@@ -156,7 +159,7 @@ def test_wrong_data_shape_says_both_shapes():
         vae.encode(params, jnp.ones((3, 16)))
     with pytest.raises(ValueError, match=r"expected data of shape .*got \(4,\)"):
         vae.encode(params, jnp.ones(4))
-    with pytest.raises(ValueError, match=r"expected codes of shape \(\*batch, 2\); got \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"expected latents of shape \(\*batch, 2\); got \(3, 4\)"):
         vae.decode(params, jnp.ones((3, 4)))
 
 

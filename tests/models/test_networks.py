@@ -3,9 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen, nnx
+from jax import export, lax
 from jax.test_util import check_grads
 
-from vaejax import networks
+from vaejax import models, networks, objectives
+from vaejax.models import convolutions
 
 
 class LinenDense(linen.Module):
@@ -86,12 +88,12 @@ def test_what_is_no_network_is_refused():
 
 @pytest.mark.parametrize("sizes", [(0, (5,), 2), (3, (0,), 2), (3, (5.0,), 2)])
 def test_layer_sizes_must_be_positive_integers(sizes, no_type_hook):
-    with pytest.raises(ValueError, match="layer sizes must be positive integers"):
+    with pytest.raises(ValueError, match="layer sizes must be made of positive integers"):
         networks.mlp(*sizes)
 
 
 def test_unknown_activation_names_the_known():
-    with pytest.raises(ValueError, match=r"activation must be one of \['elu'.*got 'swoosh'"):
+    with pytest.raises(ValueError, match=r"activation must be 'tanh', 'relu'.* or a function; got 'swoosh'"):
         networks.mlp(3, (5,), 2, "swoosh")
 
 
@@ -159,6 +161,84 @@ def test_convolutions_as_products_have_derivatives_of_every_kind(product, x64):
     several = jnp.stack([x, 2 * x, -x])
     one_by_one = jnp.stack([product(each, kernel) for each in several])
     np.testing.assert_allclose(jax.vmap(product, (0, None))(several, kernel), one_by_one, atol=1e-12)
+
+
+# One program for each platform: matrix products on a CPU, convolutions on an accelerator
+
+CONV = models.conv_vae((6, 5), 2, (3, 4), 5)
+
+
+def encoded(params, x):
+    return CONV.encode(params, x).mean
+
+
+def decoded(params, x):
+    return CONV.decode(params, encoded(params, x)).mean
+
+
+def bound(params, x, **options):
+    return objectives.make_elbo(CONV, num_samples=2, **options)(params, jax.random.key(3), x)[0]
+
+
+def scanned(params, x):
+    """Without rematerialization: what the derivative needs is kept for each turn of the loop."""
+    return lax.scan(lambda total, each: (total + encoded(params, each[None]).sum(), None), 0.0, x)[0]
+
+
+def twice(function):
+    """A batch axis over the parameters, as a population has."""
+    return lambda params, x: jax.vmap(function, (0, None))(
+        jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), params), x
+    )
+
+
+PROGRAMS = {
+    "encode": encoded,
+    "decode": decoded,
+    "gradient of the bound": jax.grad(bound),
+    "gradient in chunks": jax.grad(lambda params, x: bound(params, x, chunk_size=1)),
+    "gradient of a loop": jax.grad(scanned),
+    "population": twice(jax.grad(bound)),
+    "vmap of examples": lambda params, x: jax.vmap(lambda each: encoded(params, each))(x),
+    "forwards over backwards": lambda params, x: jax.jvp(jax.grad(lambda p: bound(p, x)), (params,), (params,))[1],
+    "bfloat16": lambda params, x: encoded(*jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (params, x))),
+}
+
+
+@pytest.fixture(scope="module")
+def of_conv():
+    x = jax.random.bernoulli(jax.random.key(1), 0.5, (3, 6, 5)).astype(jnp.float32)
+    return CONV.init(jax.random.key(0)), x
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_only_an_accelerator_is_given_convolutions(name, platform, of_conv):
+    text = export.export(jax.jit(PROGRAMS[name]), platforms=[platform])(*of_conv).mlir_module()
+    assert ("stablehlo.convolution" in text) == (platform != "cpu")
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_compiled_program_of_a_cpu_does_not_choose(name, of_conv):
+    if jax.default_backend() != "cpu":
+        pytest.skip("compiles for this machine, which is no CPU alone")
+    text = jax.jit(PROGRAMS[name]).lower(*of_conv).compile().as_text()
+    assert " conditional(" not in text
+    assert " convolution(" not in text
+
+
+@pytest.mark.parametrize("name", ["halve", "double"])
+def test_a_platforms_own_is_the_same_map(name, x64):
+    """Values and derivatives of the function, which are the product's here, against the convolution's."""
+    x, kernel = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(2, 5, 4, 3), (4, 4, 3, 2)]))
+    function, other = getattr(convolutions, name), getattr(convolutions, f"_{name[:-1]}ing_convolution")
+    (value, pull), (expected, pull_other) = jax.vjp(function, x, kernel), jax.vjp(other, x, kernel)
+    np.testing.assert_allclose(value, expected, atol=1e-12)
+    for slope, known in zip(pull(value), pull_other(value), strict=True):
+        np.testing.assert_allclose(slope, known, atol=1e-10)
+    compiled = jax.jit(function)
+    compiled(x, kernel), compiled(2 * x, kernel)
+    assert compiled._cache_size() == 1
 
 
 def test_half_precision_is_of_the_arithmetic_alone():

@@ -99,14 +99,17 @@ def test_sequences_that_are_not_the_models_are_refused(problem):
     vae, params, x = problem
     elbo = objectives.make_elbo(vae)
     for bad, words in (
-        (jnp.zeros((7, 5), jnp.int32), r"sequences of length 4.*got sequences of 5 tokens: cut longer ones.*length=5"),
+        (
+            jnp.zeros((7, 5), jnp.int32),
+            r"sequences of shape \(\*batch, 4\); got \(7, 5\): cut longer ones.*their length",
+        ),
         (
             x.at[2, 1].set(3),
             r"ids from 0 to 2.*got 1 others, the first at index \(2, 1\) with value 3: make the model",
         ),
         (x.at[0, 0].set(-1), "with value -1"),
         (x.astype(jnp.float32), "expected token ids of an integer dtype; got float32"),
-        (x[:0], "at least one sequence"),
+        (x[:0], "at least one example"),
     ):
         with pytest.raises(ValueError, match=words):
             elbo(params, jax.random.key(2), bad)
@@ -115,7 +118,7 @@ def test_sequences_that_are_not_the_models_are_refused(problem):
     value, info = jax.jit(elbo)(params, jax.random.key(2), x.at[2, 1].set(3))
     assert np.isnan(value)
     assert np.isnan(info.per_example).tolist() == [i == 2 for i in range(7)]
-    with pytest.raises(ValueError, match=r"codes of shape \(\*batch, 2\); got \(3,\)"):
+    with pytest.raises(ValueError, match=r"latents of shape \(\*batch, 2\); got \(3,\)"):
         vae.decode(params, jnp.zeros(3))
 
 

@@ -244,12 +244,43 @@ def test_number_of_samples_must_be_a_positive_integer(make, num_samples, no_type
 
 def test_bad_options_name_the_good_ones(no_type_hook):
     vae = models.linear_vae(3, 2)
-    with pytest.raises(ValueError, match=r"kl must be one of \('analytic', 'sampled', 'entropy'\); got 'exact'"):
+    with pytest.raises(ValueError, match="kl must be 'analytic', 'sampled' or 'entropy'; got 'exact'"):
         objectives.make_elbo(vae, kl="exact")
     with pytest.raises(ValueError, match="beta must be a number of at least 0"):
         objectives.make_elbo(vae, beta=-0.5)
     with pytest.raises(ValueError, match="chunk_size must be an integer of at least 1; got 0"):
         objectives.make_elbo(vae, num_samples=4, chunk_size=0)
+
+
+@pytest.mark.parametrize("kl", objectives.KL_FORMS)
+def test_a_reduction_of_ones_own_makes_a_bound(small_problem, kl):
+    """The mean of two bounds, between the ELBO and the importance-weighted bound, by every estimator."""
+    vae, params, x = small_problem
+    elbo, iwae = estimators.mean_reduction(), estimators.log_mean_exp_reduction()
+
+    def half(name):
+        of_elbo, of_iwae = getattr(elbo, name), getattr(iwae, name)
+        return lambda log_w: (of_elbo(log_w) + of_iwae(log_w)) / 2
+
+    own = estimators.Reduction(*map(half, ("bound", "leave_one_out", "credit", "path_weights")), linear=False)
+    for estimator in (estimators.pathwise(), estimators.vimco(), estimators.score_function("leave_one_out")):
+        value, info = objectives.make_bound(vae, own, estimator, 5, kl=kl)(params, jax.random.key(1), x)
+        mean = objectives.make_bound(vae, elbo, estimator, 5, kl=kl)(params, jax.random.key(1), x)[0]
+        largest = objectives.make_bound(vae, iwae, estimator, 5, kl=kl)(params, jax.random.key(1), x)[0]
+        np.testing.assert_allclose(value, (mean + largest) / 2, rtol=1e-6)
+        assert mean < value < largest
+        assert info.bound == value
+    assert mean == objectives.make_elbo(vae, num_samples=5, kl=kl)(params, jax.random.key(1), x)[0]
+    if kl == "sampled":
+        assert largest == objectives.make_iwae(vae, num_samples=5)(params, jax.random.key(1), x)[0]
+
+
+def test_an_objectives_info_prints_shapes_and_means(small_problem):
+    vae, params, x = small_problem
+    _, info = objectives.make_elbo(vae, num_samples=4)(params, jax.random.key(1), x)
+    lines = repr(info).splitlines()
+    assert lines[0] == "ObjectiveInfo("
+    assert lines[-2].startswith("  log_w: float32[4,3], mean ")
 
 
 def test_an_objective_is_traced_once(small_problem):

@@ -33,10 +33,13 @@ def test_schedules_are_traced():
     ("make", "words"),
     [
         (lambda: objectives.linear_warmup(0), "num_steps must be an integer of at least 1; got 0"),
-        (lambda: objectives.linear_warmup(10, start=-0.1), "start must be at least 0, for it is a weight.*got -0.1"),
+        (
+            lambda: objectives.linear_warmup(10, start=-0.1),
+            "start must be a number of at least 0; got -0.1: it is",
+        ),
         (lambda: objectives.cyclical(0), "period must be an integer of at least 1; got 0"),
-        (lambda: objectives.cyclical(10, rising=0.0), "rising must be above 0 and at most 1.*got 0.0"),
-        (lambda: objectives.cyclical(10, end=float("nan")), "end must be at least 0"),
+        (lambda: objectives.cyclical(10, rising=0.0), "rising must be a number above 0 and at most 1; got 0.0"),
+        (lambda: objectives.cyclical(10, end=float("nan")), "end must be a number of at least 0; got nan"),
     ],
 )
 def test_bad_schedules_are_refused(make, words):
@@ -46,7 +49,9 @@ def test_bad_schedules_are_refused(make, words):
 
 def test_a_schedule_that_turns_negative_is_refused_or_nan():
     vae = models.mlp_vae((3,), 2, (4,))
-    with pytest.raises(ValueError, match=r"beta is -9 at step 10: bound it from below"):
+    with pytest.raises(
+        ValueError, match=r"beta at step 10 must be .* at least 0; got .*-9.*: bound the schedule from below"
+    ):
         objectives.make_elbo(vae, beta=lambda step: 1 - jnp.asarray(step, jnp.float32))
     # Where no step that was looked at gives it away the objective is NaN, and not a number.
     hidden = objectives.make_elbo(vae, beta=lambda step: jnp.where(step == 7, -1.0, 1.0))

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from vaejax.checkpoints import CheckpointError
 
 from vaejax import checkpoints
+from vaejax.training import seals
+from vaejax.training.checkpoints import CheckpointError
 
 CONFIG = {"latent_dim": 2, "hidden_sizes": (500, 200), "schedule": {"beta": 1.0, "warm_up": None}}
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.masked(optax.adam(1e-3), {"w": True, "b": False}))
@@ -327,7 +328,7 @@ def test_damage_names_the_file_and_the_newest_that_verifies(tmp_path, harm, said
 
 def test_another_format(tmp_path, monkeypatch):
     checkpoints.save(tmp_path, make_state(), config=CONFIG)
-    monkeypatch.setattr(checkpoints, "_FORMAT", 2)
+    monkeypatch.setattr(seals, "FORMAT", 2)
     with pytest.raises(CheckpointError, match="in format 2, found 1"):
         checkpoints.restore(tmp_path, make_state(), config=CONFIG)
 

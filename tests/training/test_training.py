@@ -159,6 +159,40 @@ def test_a_population_is_its_runs(group_size):
     assert all(leaf.all() for leaf in jax.tree.leaves(unmoved))  # at a rate of 0
 
 
+@pytest.mark.parametrize(("data_axis", "group_size"), [(0, None), (0, 1), (1, 2)])
+def test_a_population_may_have_data_of_its_own(problem, data_axis, group_size):
+    step, state, _ = problem
+    number, options = 3, {"num_steps": 7, "batch_size": 10}
+    keys = jax.random.split(jax.random.key(3), number)
+    images = jax.random.uniform(jax.random.key(4), (number, 23, 4))
+    states = jax.tree.map(lambda leaf: jnp.stack([leaf] * number), state)._replace(step=state.step)
+    run = jax.jit(
+        lambda states, keys, images: training.fit_population(
+            lambda _: step, states, keys, images, data_axis=data_axis, group_size=group_size, **options
+        )
+    )
+    ended, history = run(states, jax.random.clone(keys), jnp.moveaxis(images, 0, data_axis))
+    fit = jax.jit(lambda key, images: training.fit(step, state, key, images, **options))
+    for i, key in enumerate(keys):
+        single, alone = fit(key, images[i])
+        exact = group_size == 1  # without vmap the program of a run is its own
+        np.testing.assert_allclose(history.elbo[i], alone.elbo, rtol=0 if exact else 1e-5)
+        mine = jax.tree.map(lambda leaf, i=i: leaf[i], ended.params)
+        chex.assert_trees_all_close(mine, single.params, rtol=0 if exact else 1e-4, atol=0 if exact else 1e-6)
+
+
+def test_a_population_refuses_bad_data_of_its_own(problem):
+    step, state, _ = problem
+    states = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), state)._replace(step=state.step)
+    keys, images = jax.random.split(jax.random.key(3), 2), np.ones((2, 20, 4), np.float32)
+    options = {"num_steps": 2, "batch_size": 10, "data_axis": 0}
+    with pytest.raises(ValueError, match=r"data and hyperparameters of 2 runs.*; got lengths \[1, 2\]"):
+        training.fit_population(lambda _: step, states, keys, images[:1], **options)
+    images[1, 3, 2] = np.nan
+    with pytest.raises(ValueError, match=r"1 NaN or inf.*\(1, 3, 2\)"):
+        training.fit_population(lambda _: step, states, keys, images, **options)
+
+
 def test_a_population_of_unequal_numbers_is_refused(problem):
     step, _, images = problem
     vae = models.mlp_vae((4,), 2, (5,))
@@ -276,7 +310,7 @@ def test_one_image_is_enough(problem):
 
 
 def test_bad_data_are_refused(problem):
-    with pytest.raises(ValueError, match="expected at least one example to train on; got none"):
+    with pytest.raises(ValueError, match=r"same number of examples, at least one, .*got lengths \[0\]"):
         fit_with(problem, np.ones((0, 4), np.float32))
     with pytest.raises(ValueError, match="batch_size must be at most the number of examples; got 11 for 10 examples"):
         fit_with(problem, np.ones((10, 4), np.float32), batch_size=11)
@@ -286,7 +320,7 @@ def test_bad_data_are_refused(problem):
         fit_with(problem, images)
     with pytest.raises(ValueError, match=r"expected float32 data.*got float64"):
         fit_with(problem, np.ones((10, 4)))
-    with pytest.raises(ValueError, match=r"same number of examples; got lengths \[9, 10\]"):
+    with pytest.raises(ValueError, match=r"same number of examples, .*got lengths \[9, 10\]"):
         fit_with(problem, {"x": np.ones((10, 4), np.float32), "y": np.ones(9, np.float32)})
 
 

@@ -1,19 +1,19 @@
 """Generative adversarial networks: a decoder without a likelihood, trained by a game against a discriminator.
 
-The generator G maps a code z ~ p(z) to x = G(z); the discriminator's D(x) is the probability it gives to x being data.
-The two play for one number, which D raises and G lowers:
+The generator G maps a latent z ~ p(z) to x = G(z); the discriminator gives D(x), the probability that x is data. The
+two play for one number, which D raises and G lowers:
 
     V(D, G) = E_data[log D(x)] + E_p(z)[log(1 - D(G(z)))]
 
 For a given G the best D has the logit log p_data(x) - log p_G(x), and V is then 2 JSD(p_data, p_G) - log 4, with the
 Jensen-Shannon divergence in nats. At p_data = p_G it is -log 4, and D gives 1/2 to everything.
 
-Why p(x) cannot be read off: the model is a sampler and nothing else. Where the code has fewer dimensions than the data,
-the samples lie on a set of measure zero, and there is no density at all. Where it has as many, p_G(x) is the sum of
-p(z) / |det dG/dz| over every z with G(z) = x, and where it has more an integral over them: G would have to be inverted,
-and nothing here does that. Nor is there a q(z|x), and so no ELBO; V is no bound on log p(x); and even the best D knows
-a ratio of two densities, neither of them by itself. A VAE has p(x) because its decoder adds noise to G(z): p(x|z) is
-positive for every z, and q(z|x) says which z to try.
+Why p(x) is not known: the model is a sampler and nothing else. Where z has fewer dimensions than x, the samples lie on
+a set of measure zero, and there is no density. Where z has as many, p_G(x) is the sum of p(z) / |det dG/dz| over every
+z with G(z) = x; where z has more, it is an integral over them. Both need the inverse of G, which nothing here computes.
+There is no q(z|x) either, and so no ELBO. V is no bound on log p(x), and the best D knows only the ratio of the two
+densities. A VAE has p(x) because its decoder adds noise to G(z): p(x|z) is positive for every z, and q(z|x) says which
+z to try.
 
 Source: Goodfellow et al. 2014, "Generative adversarial nets".
 """
@@ -30,7 +30,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from vaejax import checks, distributions, models
+from vaejax import checks, distributions, models, records
 from vaejax.distributions import Head, Params
 from vaejax.estimators import monte_carlo
 from vaejax.models import VAE, networks
@@ -53,7 +53,11 @@ class GAN(NamedTuple):
 
     @property
     def encode(self) -> NoReturn:
-        """What a VAE has here, and objectives and evaluation ask for. Raises AttributeError, which says so."""
+        """Refuse what objectives and evaluation ask of a VAE.
+
+        Raises:
+            AttributeError: always; it says why a GAN has no encoder, and what trains it.
+        """
         raise AttributeError(
             "expected a VAE; got a GAN, which has neither q(z|x) nor p(x|z): no bound on log p(x) can be computed for "
             "it. See vaejax.adversarial for why, and train it by adversarial.make_minimax or make_non_saturating"
@@ -80,6 +84,8 @@ class GameInfo(NamedTuple):
     data_probability: Float[Array, ""]
     sample_probability: Float[Array, ""]
 
+    __repr__ = records.short_repr
+
 
 # `(params, key, x, *, step=None) -> (value, info)`; info is a GameInfo, where an objective promises an ObjectiveInfo.
 Game = Callable[..., tuple[Float[Array, ""], Any]]
@@ -88,18 +94,21 @@ Game = Callable[..., tuple[Float[Array, ""], Any]]
 def gan_from_vae(vae: VAE, discriminator: Any) -> GAN:
     """The GAN whose generator is a VAE's decoder: G(z) is the mean of p(x|z), and p(z) the VAE's prior.
 
-    `params["generator"]` holds the "decoder" and "prior" of the VAE's params: a trained decoder can be put there. What
-    the likelihood has beside its mean, such as a std, gets no gradient.
+    `params["generator"]` holds the "decoder" and "prior" of the VAE's params, and a trained decoder can be put there.
+    The likelihood's other parameters, such as a std, get no gradient.
 
     Args:
         vae: the model. Its encoder is not used.
         discriminator: a network, as `networks.as_network` takes it, from (n, *data_shape) to one logit an example, (n,)
             or (n, 1), without a sigmoid; for images, say, `networks.conv_encoder((8, 8, 1), (32, 64), 256, 1)`.
 
+    Returns:
+        The GAN.
+
     Raises:
-        ValueError: if the likelihood has no mean, the prior's codes are not the decoder's, or the discriminator is no
-            network; and, when its functions are called, if shapes or dtypes are not the model's, G(z) is NaN, or the
-            discriminator returns other than one number an example.
+        ValueError: if the likelihood has no mean, the prior's latents are not the decoder's, or the discriminator is no
+            network. When its functions are called: if shapes or dtypes are not the model's, G(z) is NaN, or the
+            discriminator returns anything but one number for each example.
 
     >>> gan = gan_from_vae(models.linear_vae(data_dim=3, latent_dim=2), networks.mlp(3, (5,), 1))
     >>> params = gan.init(jax.random.key(0))
@@ -139,8 +148,8 @@ def gan_from_vae(vae: VAE, discriminator: Any) -> GAN:
                 "the discriminator must return one number for each example, the logit of its being data, as an array "
                 f"(n,) or (n, 1); got {jax.tree.map(jnp.shape, logits)} for {num_examples} examples"
             )
-        # Logarithms are taken in single precision, or in double where something is: never in half.
-        return logits.reshape(batch_shape).astype(jnp.float64 if logits.dtype == jnp.float64 else jnp.float32)
+        # Logarithms are never taken in half precision.
+        return logits.reshape(batch_shape).astype(checks.wide_dtype(logits.dtype))
 
     return GAN(init, generate, discriminate, lambda params: vae.prior(params["generator"]))
 
@@ -156,12 +165,15 @@ def mlp_gan(
 
     Args:
         data_shape: shape of one example.
-        latent_dim: numbers in one code.
+        latent_dim: numbers in the latent of one example.
         hidden_sizes: units of each hidden layer of the discriminator; the generator has them in the opposite order.
         likelihood: as in `models.make_vae`. Only its mean is used: samples are in (0, 1) for "bernoulli", which suits
             grey images as they are (binarized ones give grey samples away), and any real numbers for
             "gaussian_fixed_std".
         activation: a name of `networks.ACTIVATIONS` or a function, of both players.
+
+    Returns:
+        The GAN.
 
     Raises:
         ValueError: as `models.mlp_vae`.
@@ -175,13 +187,16 @@ def mlp_gan(
 
 
 def sample(gan: GAN, params: Params, key: Key[Array, ""], num_samples: int) -> Float[Array, "n *data"]:
-    """Samples x = G(z) with z from the prior: (num_samples, *data_shape).
+    """Samples of p_G: x = G(z) with z ~ p(z).
 
     Args:
         gan: the model.
         params: its parameters.
         key: consumed; sample i has a key of its own, whatever num_samples.
         num_samples: how many.
+
+    Returns:
+        The samples. (num_samples, *data_shape)
 
     Raises:
         ValueError: if num_samples is not a positive integer.
@@ -191,21 +206,25 @@ def sample(gan: GAN, params: Params, key: Key[Array, ""], num_samples: int) -> F
     (7, 3)
     """
     prior = gan.prior(params)
-    codes = monte_carlo.over_samples(lambda key: distributions.sample(prior, key), key, num_samples)
-    return gan.generate(params, codes)
+    latents = monte_carlo.over_samples(lambda key: distributions.sample(prior, key), key, num_samples)
+    return gan.generate(params, latents)
 
 
 def make_minimax(gan: GAN) -> Game:
-    """The game as it is defined: D ascends V, and G ascends -V.
+    """The minimax game: D ascends V(D, G) = E_data[log D(x)] + E_p(z)[log(1 - D(G(z)))], and G ascends -V.
 
-    Where D is sure of the samples, as it is early on, G learns next to nothing: the gradient that reaches a sample of
-    logit l is sigmoid(l) times the logit's.
+    Where D is sure that samples are no data, as it is early on, G learns next to nothing: the gradient that reaches a
+    sample of logit l is sigmoid(l) times the gradient of the logit.
+
+    Args:
+        gan: the model.
 
     Returns:
         `(params, key, x, *, step=None) -> (value, info)`, for `training.make_train_step`, which moves both players at
-        once. x has shape (*batch, *data_shape), and as many codes are drawn from the prior. The value is V(D, G) in
-        nats per example, an unbiased estimate. `jax.grad` gives for the discriminator's parameters the gradient of V,
-        and for the generator's that of -V: together the gradient of no function, so there is nothing that must rise.
+        once. x has shape (*batch, *data_shape), and as many latents are drawn from the prior. The value is an unbiased
+        estimate of V(D, G), nats per example; `info` is a `GameInfo`. `jax.grad` gives the gradient of V for the
+        discriminator's parameters and the gradient of -V for the generator's. Together they are the gradient of no
+        function, so no number has to rise in training.
 
     Raises:
         ValueError: when called, if the parameters are not a GAN's or the data not the model's.
@@ -222,12 +241,20 @@ def make_minimax(gan: GAN) -> Game:
 
 
 def make_non_saturating(gan: GAN) -> Game:
-    """The game in which G ascends E[log D(G(z))] in place of -V, and D still ascends V.
+    """The non-saturating game: G ascends E_p(z)[log D(G(z))] in place of -V, and D still ascends V.
 
-    The direction in which a sample is pushed is the same, its weight 1 - D(G(z)) in place of D(G(z)): largest where the
-    sample is worst. At the best D, G then descends KL(p_G || p_data) - 2 JSD(p_data, p_G), not a divergence of the two.
+    Each sample is pushed in the same direction as in the minimax game, with the weight 1 - D(G(z)) in place of D(G(z)),
+    which is largest for the worst samples. At the best D, G descends KL(p_G || p_data) - 2 JSD(p_data, p_G), which is
+    not a divergence.
 
-    Takes, returns and raises what `make_minimax` does; the value is V(D, G) here too.
+    Args:
+        gan: the model.
+
+    Returns:
+        As `make_minimax`; the value is an estimate of V(D, G) here too.
+
+    Raises:
+        ValueError: as `make_minimax`.
 
     >>> gan = mlp_gan(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
     >>> value, info = make_non_saturating(gan)(gan.init(jax.random.key(0)), jax.random.key(1), jnp.ones((7, 3)))
@@ -244,7 +271,14 @@ def two_optimizers(
 ) -> optax.GradientTransformation:
     """One optimizer for a GAN's parameters, made of one for each player.
 
-    The discriminator's is often the faster of the two, so that it stays near its best response.
+    The discriminator's is often the faster one, so that D stays near the best answer to G.
+
+    Args:
+        generator: optax transformation for `params["generator"]`.
+        discriminator: optax transformation for `params["discriminator"]`.
+
+    Returns:
+        The optimizer, for `training.make_train_step` and `training.init_state`.
 
     >>> optimizer = two_optimizers(generator=optax.sgd(0.1), discriminator=optax.sgd(1.0))
     >>> params = {"generator": jnp.zeros(1), "discriminator": jnp.zeros(1)}
@@ -272,20 +306,15 @@ def _make_game(gan: GAN, generator_loss: Callable[[Float[Array, " *batch"]], Flo
 
         value = jax.nn.log_sigmoid(data_logits).mean() + jax.nn.log_sigmoid(-sample_logits).mean()
         loss = generator_loss(gan.discriminate(generators_turn, samples))
-        info = GameInfo(
-            value=value,
-            discriminator_loss=-value,
-            generator_loss=loss,
-            data_probability=jax.nn.sigmoid(data_logits).mean(),
-            sample_probability=jax.nn.sigmoid(sample_logits).mean(),
-        )
+        probabilities = (jax.nn.sigmoid(logits).mean() for logits in (data_logits, sample_logits))
+        info = GameInfo(value, -value, loss, *probabilities)
         return monte_carlo.with_gradient_of(value, -loss), lax.stop_gradient(info)
 
     return game
 
 
 def _one_sample(vae: VAE, key: Key[Array, ""]) -> Array:
-    """G(z) for one code, which finds out the shape of the data and that decoder and prior fit each other."""
+    """G(z) for one latent; it shows the shape of the data, and that decoder and prior fit each other."""
     init_key, key = jax.random.split(key)
     params = vae.init(init_key)
     return _mean(vae.decode(params, distributions.sample(vae.prior(params), key)))

@@ -1,4 +1,4 @@
-"""Reconstruction errors: what an autoencoder minimizes, per example."""
+"""Reconstruction errors: what an autoencoder minimizes, for each example."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,14 @@ ErrorFunction = Callable[[dist.Distribution, Array], Array]
 
 
 def squared_error(p: dist.Distribution, x: Array) -> Array:
-    """|x - mean of p|^2, summed over an example: (*batch,).
+    """The squared distance of the data from the reconstruction, |x - mean of p|^2, summed over an example.
+
+    Args:
+        p: what the decoder returns, of batch_shape (*batch,) and event_shape data_shape.
+        x: the data. (*batch, *data_shape)
+
+    Returns:
+        The error of each example, in the squared units of x. (*batch,)
 
     Raises:
         ValueError: if p is Bernoulli, whose mean lies between 0 and 1, and x is concrete and does not; under `jit` the
@@ -30,9 +37,16 @@ def squared_error(p: dist.Distribution, x: Array) -> Array:
 
 
 def negative_log_likelihood(p: dist.Distribution, x: Array) -> Array:
-    """-log p(x) of the decoder's distribution in nats, summed over an example: (*batch,).
+    """Minus the decoder's log-likelihood, -log p(x | z), summed over an example.
 
-    No -log p(x) of the model, of which an autoencoder has none: the code was chosen with x in sight.
+    It is not the -log p(x) of a model, which an autoencoder does not have: the latents were computed from x.
+
+    Args:
+        p: what the decoder returns, of batch_shape (*batch,) and event_shape data_shape.
+        x: the data. (*batch, *data_shape)
+
+    Returns:
+        The error of each example, in nats. (*batch,)
 
     Raises:
         ValueError: if x is concrete and outside the support; under `jit` the error of such an example is NaN.
@@ -44,10 +58,17 @@ def negative_log_likelihood(p: dist.Distribution, x: Array) -> Array:
 
 
 def cross_entropy(p: dist.Distribution, x: Array) -> Array:
-    """-sum_i [x_i log m_i + (1 - x_i) log(1 - m_i)] with m the mean of a Bernoulli p, in nats: (*batch,).
+    """The cross-entropy -sum_i [x_i log m_i + (1 - x_i) log(1 - m_i)], with m the mean of a Bernoulli p.
 
-    Pixels x in [0, 1], grey ones too. It is the mean of `negative_log_likelihood` over dynamic binarizations of x, and
-    for grey pixels the likelihood of nothing: its least value is the entropy of the pixels, and not 0.
+    It is the mean of `negative_log_likelihood` over dynamic binarizations of x. For grey pixels it is no likelihood:
+    its smallest value is the entropy of the pixels, not 0.
+
+    Args:
+        p: what a decoder with likelihood="bernoulli" returns, of batch_shape (*batch,) and event_shape data_shape.
+        x: pixels in [0, 1], grey ones too. (*batch, *data_shape)
+
+    Returns:
+        The error of each example, in nats. (*batch,)
 
     Raises:
         ValueError: if p is not Bernoulli, or x is concrete and not in [0, 1]; under `jit` the error is then NaN.
@@ -67,11 +88,7 @@ def cross_entropy(p: dist.Distribution, x: Array) -> Array:
 
 
 def _in_unit_interval(what: str, x: Array) -> Array:
-    """Where x lies in [0, 1].
-
-    Raises:
-        ValueError: if x is concrete and somewhere does not.
-    """
+    """Where x lies in [0, 1]; everywhere, if x is concrete: else it is refused."""
     checks.check_finite(x, "pixels")
     inside = (x >= 0) & (x <= 1)
     if not isinstance(inside, Tracer) and not inside.all():

@@ -1,7 +1,7 @@
 """Principal component analysis and its probabilistic model in closed form, and how far learned axes are from them.
 
-Everything here is public as a name of `autoencoders`. The decomposition runs in double precision on the host, whatever
-JAX's precision is, so that it can serve as the exact answer that gradient training is held against.
+The decomposition runs in double precision on the host, whatever JAX's precision is: it is the exact answer that
+gradient training is compared with.
 """
 
 import math
@@ -14,7 +14,7 @@ import scipy.linalg
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
-from vaejax import checks, data
+from vaejax import checks, data, records
 
 
 class PCA(NamedTuple):
@@ -24,11 +24,11 @@ class PCA(NamedTuple):
 
     Attributes:
         mean: (*data_shape,)
-        components: orthonormal, by falling variance; of each sign the one with the positive largest entry.
+        components: orthonormal, by falling variance, each with the sign that makes its largest entry positive.
             (latent_dim, *data_shape)
         explained_variance: variance of the data along each component, divided by n as maximum likelihood asks.
             (latent_dim,)
-        noise_variance: mean variance along the directions left out; 0 where none is. ()
+        noise_variance: mean variance along the directions that are left out; 0 where there are none. ()
     """
 
     mean: Float[Array, "*data"]
@@ -36,8 +36,16 @@ class PCA(NamedTuple):
     explained_variance: Float[Array, " latent_dim"]
     noise_variance: Float[Array, ""]
 
+    __repr__ = records.short_repr
+
     def encode(self, x: ArrayLike) -> Float[Array, "*batch latent_dim"]:
-        """Coordinates of x (*batch, *data_shape) along the components, (*batch, latent_dim).
+        """Latents of x: its coordinates (x - mean) . components_j along the components.
+
+        Args:
+            x: data. (*batch, *data_shape)
+
+        Returns:
+            The latents. (*batch, latent_dim)
 
         Raises:
             ValueError: if the data are not of the shape or dtype that they must have.
@@ -45,22 +53,33 @@ class PCA(NamedTuple):
         return self._centred(x) @ self._flat_components().T
 
     def decode(self, z: ArrayLike) -> Float[Array, "..."]:
-        """The point of the principal subspace with coordinates z (*batch, latent_dim), (*batch, *data_shape).
+        """The point of the principal subspace with the latents z: mean + sum_j z_j components_j.
+
+        Args:
+            z: latents. (*batch, latent_dim)
+
+        Returns:
+            The points. (*batch, *data_shape)
 
         Raises:
             ValueError: if z has another number of coordinates.
         """
         z = jnp.asarray(z)
-        if z.shape[-1:] != self.explained_variance.shape:
-            raise ValueError(f"expected codes of shape (*batch, {len(self.explained_variance)}); got {z.shape}")
+        checks.check_shape("latents", z.shape, ("*batch", len(self.explained_variance)))
         centred = (z @ self._flat_components()).reshape(*z.shape[:-1], *self.mean.shape)
         return centred + jnp.broadcast_to(self.mean, centred.shape)
 
     def log_likelihood(self, x: ArrayLike) -> Float[Array, " *batch"]:
-        """Exact log p(x) of probabilistic PCA in nats for each example of x (*batch, *data_shape), (*batch,).
+        """Exact log p(x) = log N(x; mean, W W^T + noise_variance I) of probabilistic PCA.
+
+        Args:
+            x: data. (*batch, *data_shape)
+
+        Returns:
+            The log-likelihood of each example, in nats. (*batch,)
 
         Raises:
-            ValueError: if the data are not of the right shape or dtype, or p(x) is no density, because the data have no
+            ValueError: if the data are not of the right shape or dtype, or p has no density, because the data have no
                 variance outside the components.
         """
         latent_dim, data_dim = len(self.explained_variance), self.mean.size
@@ -91,16 +110,16 @@ def pca(x: ArrayLike, latent_dim: int) -> PCA:
     """Principal components of x by a full singular value decomposition, and the maximum-likelihood probabilistic PCA.
 
     Args:
-        x: concrete data, (n, *data_shape).
-        latent_dim: number of components, at most the number of dimensions in which the data vary.
+        x: concrete data. (n, *data_shape)
+        latent_dim: number of components, at most the number of directions in which the data vary.
 
     Returns:
-        The components and variances, and as functions `encode`, `decode` and `log_likelihood`; a pytree of arrays of
+        The components and variances, with the methods `encode`, `decode` and `log_likelihood`: a pytree of arrays in
         JAX's precision, rounded from a decomposition in double precision.
 
     Raises:
-        ValueError: if latent_dim is not a positive integer, is above the size of an example, or the data vary in fewer
-            dimensions (too few examples, constant pixels); if the data are traced, of another dtype, or not finite.
+        ValueError: if latent_dim is not a positive integer, or the data vary in fewer directions (too few examples, too
+            few numbers in each, or numbers that are the same in all); if the data are traced, not floats or not finite.
 
     >>> x = jax.random.normal(jax.random.key(0), (100, 3)) * jnp.array([[3.0, 2.0, 1.0]])
     >>> model = pca(x, latent_dim=2)
@@ -111,25 +130,16 @@ def pca(x: ArrayLike, latent_dim: int) -> PCA:
     """
     data_shape, rows = _checked(x)
     num_examples, data_dim = rows.shape
-    if isinstance(latent_dim, bool) or not isinstance(latent_dim, int | np.integer) or latent_dim < 1:
-        raise ValueError(f"latent_dim must be a positive integer; got {latent_dim!r}")
-    if latent_dim > data_dim:
-        raise ValueError(
-            f"latent_dim must be at most {data_dim}, the numbers in one example of shape {data_shape}; got {latent_dim}"
-        )
-    if latent_dim >= num_examples:
-        raise ValueError(
-            f"{latent_dim} components need at least {latent_dim + 1} examples, since n of them vary in at most n - 1 "
-            f"directions; got {num_examples}: take more examples or a smaller latent_dim"
-        )
+    checks.check_count("latent_dim", latent_dim)
     mean = rows.mean(axis=0)
     variances, directions = _spectrum(rows - mean)
     rank = int((variances > 0).sum())
     if latent_dim > rank:
         num_constant = int((np.ptp(rows, axis=0) == 0).sum())
         raise ValueError(
-            f"expected data that vary in at least latent_dim = {latent_dim} directions; they vary in {rank}, and "
-            f"{num_constant} of {data_dim} numbers (pixels) are the same in all examples: choose a smaller latent_dim"
+            f"latent_dim must be at most {rank}, the number of directions in which these data vary; got {latent_dim}. "
+            f"There are {num_examples} examples, which vary in at most {num_examples - 1}, of {data_dim} numbers "
+            f"(pixels), {num_constant} of them the same in all examples: choose a smaller latent_dim or other data"
         )
     components = directions[:latent_dim]
     largest = np.abs(components).argmax(axis=1)
@@ -143,16 +153,16 @@ def pca(x: ArrayLike, latent_dim: int) -> PCA:
 
 
 def equivalent_examples(x: ArrayLike) -> Float[Array, "m *data"]:
-    """Few examples that a linear model with squared error or a Gaussian likelihood cannot tell from many.
+    """At most d + 1 points with the same mean and covariance as the n examples x of d numbers.
 
-    Such a model knows the data only by their mean and covariance, and these d + 1 points have the same ones: the means
-    of its loss over both sets are equal, for all parameters. So full-batch training costs no more than a small batch.
+    A linear model with squared error or a Gaussian likelihood depends on the data only by these: its mean loss is the
+    same over both sets, for all parameters. So full-batch training costs no more than a small batch.
 
     Args:
-        x: concrete data, (n, *data_shape), d numbers in an example.
+        x: concrete data, d numbers in an example. (n, *data_shape)
 
     Returns:
-        x itself where n is at most d + 1; else d + 1 points, (d + 1, *data_shape), that look like nothing.
+        x itself where n is at most d + 1; else d + 1 points, (d + 1, *data_shape), which do not look like data.
 
     Raises:
         ValueError: if the data are traced, not floats or not finite.
@@ -173,12 +183,15 @@ def equivalent_examples(x: ArrayLike) -> Float[Array, "m *data"]:
 
 
 def subspace_distance(axes: ArrayLike, components: ArrayLike) -> Float[Array, ""]:
-    """1 - tr(P_a P_c) / k, with P the projections on the spans of k axes and k components: 0 if equal, 1 if orthogonal.
+    """Distance of two subspaces, 1 - tr(P_a P_c) / k, with P the projections on the spans of k axes and k components.
 
     Args:
-        axes: linearly independent, of any length, (k, *data_shape) or (k, data size), such as the kernel of a
-            linear decoder.
+        axes: linearly independent, of any length, such as the kernel of a linear decoder.
+            (k, *data_shape) or (k, data size)
         components: likewise; those of `pca`.
+
+    Returns:
+        A number between 0, where the spans are equal, and 1, where they are orthogonal. ()
 
     Raises:
         ValueError: if their numbers or sizes differ.
@@ -195,11 +208,14 @@ def subspace_distance(axes: ArrayLike, components: ArrayLike) -> Float[Array, ""
 
 
 def axis_alignment(axes: ArrayLike, components: ArrayLike) -> Float[Array, ""]:
-    """Mean over the components of 1 - cos^2 of the angle to the nearest axis: 0 where each component is an axis.
+    """How far components are from axes: the mean over the components of 1 - cos^2 of the angle to the nearest axis.
 
     Args:
-        axes: of any length but 0, (k, *data_shape) or (k, data size), such as a linear decoder's kernel.
-        components: orthogonal, likewise.
+        axes: of any length but 0, such as the kernel of a linear decoder. (k, *data_shape) or (k, data size)
+        components: orthogonal, likewise; those of `pca`.
+
+    Returns:
+        A number between 0, where each component is along an axis, and 1. ()
 
     Raises:
         ValueError: if their numbers or sizes differ, or a concrete axis has no length.

@@ -1,9 +1,9 @@
 """Autoencoders: models whose posterior is a point, trained to reconstruct; and PCA, the closed form of the linear one.
 
 An autoencoder is a `models.VAE` with the posterior "point", made of the same networks by the same factories. So `fit`,
-checkpoints and every function that decodes codes serve it; what it lacks is a bound on log p(x), and asking for one is
-refused. Its objectives have the signature of all others, and values that are errors with a minus sign: in the units of
-the error, per example, to be maximised.
+checkpoints and every function that decodes latents serve it. It has no bound on log p(x), and whoever asks for one is
+refused. Its objectives have the signature of all others; their values are errors with a minus sign, in the units of the
+error, per example, to be maximised.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 from jax import lax
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from vaejax import checks, distributions, models
+from vaejax import checks, distributions, models, records
 from vaejax.autoencoders.errors import ErrorFunction, squared_error
 from vaejax.autoencoders.regularizers import Corruption, Penalty
 from vaejax.distributions import Head, Params
@@ -28,16 +26,18 @@ class ReconstructionInfo(NamedTuple):
     """What a reconstruction objective reports beside its value. No gradient flows through it.
 
     Attributes:
-        bound: the value: what is maximised, minus the mean error and the penalties. ().
-        error: mean over the batch of the error per example that was asked for. ().
-        squared_error: |x - mean of p(x|z)|^2 summed over an example, mean over the batch. ().
-        per_example: the error of each example. (*batch,)
+        bound: the value, which is maximised: minus the mean error and minus the penalties. ()
+        error: the chosen error, summed over an example, mean over the batch. ()
+        squared_error: |x - mean of p(x|z)|^2, summed over an example, mean over the batch. ()
+        per_example: the chosen error of each example. (*batch,)
     """
 
     bound: Float[Array, ""]
     error: Float[Array, ""]
     squared_error: Float[Array, ""]
     per_example: Float[Array, " *batch"]
+
+    __repr__ = records.short_repr
 
 
 def mlp_autoencoder(
@@ -51,12 +51,15 @@ def mlp_autoencoder(
 
     Args:
         data_shape: shape of one example.
-        latent_dim: numbers in one code.
-        hidden_sizes: units of each hidden layer of the encoder; the decoder has them in the opposite order. None of
-            them: a linear autoencoder, or with likelihood="bernoulli" logistic PCA.
+        latent_dim: numbers in the latent of one example.
+        hidden_sizes: units of each hidden layer of the encoder; the decoder has them in the opposite order. (): a
+            linear autoencoder, or with likelihood="bernoulli" logistic PCA.
         likelihood: what the decoder's output means: "gaussian_fixed_std" the reconstruction itself, "bernoulli" its
-            logit, for data in [0, 1]; and the other ones of `models.make_vae`.
+            logit, for data in [0, 1]; or another of `models.make_vae`.
         activation: a name of `networks.ACTIVATIONS` or a function.
+
+    Returns:
+        The model, a `models.VAE` whose q(z|x) is a point.
 
     Raises:
         ValueError: as `models.make_vae`.
@@ -78,7 +81,18 @@ def conv_autoencoder(
     likelihood: str | Head = "gaussian_fixed_std",
     activation: str | networks.Activation = "relu",
 ) -> VAE:
-    """A convolutional autoencoder: `models.conv_vae` with the posterior "point", and its arguments.
+    """A convolutional autoencoder: `models.conv_vae` with the posterior "point".
+
+    Args:
+        data_shape: shape of one image, (height, width) or (height, width, channels).
+        latent_dim: as in `mlp_autoencoder`.
+        channels: as in `models.conv_vae`.
+        hidden_size: as in `models.conv_vae`.
+        likelihood: as in `mlp_autoencoder`.
+        activation: as in `mlp_autoencoder`.
+
+    Returns:
+        The model, a `models.VAE` whose q(z|x) is a point.
 
     Raises:
         ValueError: as `models.conv_vae`.
@@ -93,10 +107,18 @@ def conv_autoencoder(
 def linear_autoencoder(
     data_shape: Sequence[int], latent_dim: int, likelihood: str | Head = "gaussian_fixed_std"
 ) -> VAE:
-    """Affine encoder and decoder; with `squared_error` its optimum spans the principal subspace (Baldi & Hornik 1989).
+    """A linear autoencoder, z = x A + a and x^ = z B + b; with `squared_error` B finds the principal subspace.
 
-    The kernel of the decoder is `params["decoder"]["network"]["layer_0"]["kernel"]`, (latent_dim, data size). With
-    likelihood="bernoulli" and `cross_entropy` it is logistic PCA with an affine encoder.
+    B is `params["decoder"]["network"]["layer_0"]["kernel"]`, (latent_dim, data size). With likelihood="bernoulli" and
+    `cross_entropy` the model is logistic PCA with an affine encoder.
+
+    Args:
+        data_shape: shape of one example.
+        latent_dim: as in `mlp_autoencoder`.
+        likelihood: as in `mlp_autoencoder`.
+
+    Returns:
+        The model, a `models.VAE` whose q(z|x) is a point.
 
     Raises:
         ValueError: as `models.make_vae`.
@@ -104,6 +126,9 @@ def linear_autoencoder(
     >>> params = linear_autoencoder((5,), latent_dim=2).init(jax.random.key(0))
     >>> params["decoder"]["network"]["layer_0"]["kernel"].shape
     (2, 5)
+
+    Source: Baldi & Hornik 1989, "Neural networks and principal component analysis: learning from examples without local
+    minima".
     """
     return mlp_autoencoder(data_shape, latent_dim, (), likelihood)
 
@@ -116,24 +141,27 @@ def make_reconstruction(
     corrupt_code: Corruption | None = None,
     penalties: Penalty | Sequence[Penalty] = (),
 ):
-    """Minus the mean reconstruction error, - E[error(p(x | z(x~)), x)] - penalties, for a model with a point posterior.
+    """The objective of an autoencoder: minus the mean reconstruction error, - E[error(p(x | z(x~)), x)] - penalties.
 
     Args:
-        vae: the model, of the posterior "point".
+        vae: the model, with the posterior "point".
         error: `(p, x) -> (*batch,)`: `squared_error`, `cross_entropy`, `negative_log_likelihood` or another.
-        corrupt: `(key, x) -> x~`, what is done to the input and not to the target: `gaussian_noise(std)`,
+        corrupt: `(key, x) -> x~`, applied to the input and not to the target: `gaussian_noise(std)`,
             `masking_noise(probability)`. It makes a denoising autoencoder.
-        corrupt_code: `(key, z) -> z~` between encoder and decoder: `nested_dropout(probabilities)`, or noise.
-        penalties: one or several, each a `(params, z) -> ()` of the codes z (*batch, latent_dim) before their
+        corrupt_code: `(key, z) -> z~`, applied to the latents before they are decoded:
+            `nested_dropout(probabilities)`, or noise.
+        penalties: one or several, each a `(params, z) -> ()` of the latents z (*batch, latent_dim) before their
             corruption: `uniform_l2(weight)`, `nonuniform_l2(weights)`, `rotation_augmentation()`.
 
     Returns:
         An objective `(params, key, x, *, step=None) -> (value, info)`, to be maximised as every other. x has shape
-        (*batch, *data_shape); the value is in the units of the error, per example.
+        (*batch, *data_shape); the value, (), is in the units of the error, per example, and `info` is a
+        `ReconstructionInfo`.
 
     Raises:
-        ValueError: if an argument is no function; when it is called, if the posterior is not a point, data or error are
-            not the model's, a function returns another shape, or concrete data hold NaN or infinities.
+        ValueError: if an argument is no function. When the objective is called: if the posterior is not a point, the
+            data do not fit the model or the error, a function returns another shape, or concrete data hold NaN or
+            infinities.
 
     >>> model = mlp_autoencoder((3,), latent_dim=2, hidden_sizes=(5,))
     >>> from vaejax.autoencoders import gaussian_noise
@@ -142,7 +170,8 @@ def make_reconstruction(
     >>> info.per_example.shape
     (7,)
 
-    Source: Vincent, Larochelle, Bengio & Manzagol 2008 for the denoising one.
+    Source: for the denoising autoencoder, Vincent, Larochelle, Bengio & Manzagol 2008, "Extracting and composing robust
+    features with denoising autoencoders".
     """
     penalties = (penalties,) if callable(penalties) else tuple(penalties)
     _check_functions(error, corrupt, corrupt_code, penalties)
@@ -151,12 +180,11 @@ def make_reconstruction(
         del step
         checks.check_finite(x, "data")
         x = jnp.asarray(x)
-        input_key, code_key = jax.random.split(key)
-        noisy = x if corrupt is None else _of_shape("corrupt", corrupt(input_key, x), x.shape)
-        z = _codes(vae, params, noisy)
-        p = vae.decode(
-            params, z if corrupt_code is None else _of_shape("corrupt_code", corrupt_code(code_key, z), z.shape)
-        )
+        input_key, latent_key = jax.random.split(key)
+        seen = x if corrupt is None else _of_shape("corrupt", corrupt(input_key, x), x.shape)
+        z = _latents(vae, params, seen)
+        decoded = z if corrupt_code is None else _of_shape("corrupt_code", corrupt_code(latent_key, z), z.shape)
+        p = vae.decode(params, decoded)
         errors = _of_shape("error", error(p, x), z.shape[:-1])
         value = -errors.mean() - sum(_of_shape("a penalty", penalty(params, z), ()) for penalty in penalties)
         info = ReconstructionInfo(value, errors.mean(), squared_error(p, x).mean(), errors)
@@ -166,20 +194,20 @@ def make_reconstruction(
 
 
 def denoising_score(vae: VAE, params: Params, x: ArrayLike, std: float | Float[Array, ""]) -> Array:
-    """(r(x) - x) / std^2 of a denoising autoencoder trained with `squared_error` and `gaussian_noise(std)`.
+    """Estimate of the score of noisy data, (r(x) - x) / std^2, with r the reconstruction by a denoising autoencoder.
 
-    For the best possible r it is the score, the gradient of log p(x), of the data's density smoothed by that noise: by
-    Tweedie's formula r is then the mean of the clean examples given the noisy one. Errors of r are
-    divided by std^2 too.
+    The autoencoder was trained with `squared_error` and `gaussian_noise(std)`. The best possible r(x) is the mean of
+    the clean examples given the noisy x. By Tweedie's formula the result is then exactly the score, the gradient of
+    log p(x), of the data's density smoothed by that noise. Errors of r are divided by std^2 too.
 
     Args:
         vae: the autoencoder.
         params: its parameters.
-        x: points, (*batch, *data_shape).
-        std: of the noise in training, above 0; it may be traced.
+        x: points. (*batch, *data_shape)
+        std: of the noise in training, above 0, in the units of x; it may be traced.
 
     Returns:
-        The score, per unit of x, (*batch, *data_shape).
+        The score, per unit of x. (*batch, *data_shape)
 
     Raises:
         ValueError: if std is not above 0, or the model is not an autoencoder.
@@ -190,17 +218,16 @@ def denoising_score(vae: VAE, params: Params, x: ArrayLike, std: float | Float[A
 
     Source: Alain & Bengio 2014, "What regularized auto-encoders learn from the data-generating distribution".
     """
-    if not isinstance(std, Tracer) and not 0 < std < np.inf:
-        raise ValueError(f"std must be a number above 0, as the noise in training was; got {std!r}")
+    checks.check_number("std", std, above=0, advice="give the std of the noise in training")
     x = jnp.asarray(x)
-    return (jnp.asarray(vae.decode(params, _codes(vae, params, x)).mean) - x) / std**2
+    return (jnp.asarray(vae.decode(params, _latents(vae, params, x)).mean) - x) / std**2
 
 
-def _codes(vae: VAE, params: Params, x: Array) -> Array:
+def _latents(vae: VAE, params: Params, x: Array) -> Array:
     q = vae.encode(params, x)
     if not isinstance(distributions.without_wrappers(q), dist.Delta):
         raise ValueError(
-            f"expected a model with posterior='point', whose code is a number; got one with q = "
+            f"expected a model with posterior='point', whose latents have no noise; got one with q = "
             f"{distributions.name_of(q)}: train it by objectives.make_elbo, or make the model with posterior='point'"
         )
     return jnp.asarray(q.mean)
@@ -218,6 +245,5 @@ def _check_functions(error, corrupt, corrupt_code, penalties) -> None:
 
 
 def _of_shape(name: str, result: Array, shape: tuple[int, ...]) -> Array:
-    if jnp.shape(result) != shape:
-        raise ValueError(f"expected {name} to return an array of shape {shape}; got {jnp.shape(result)}")
+    checks.check_shape(f"what {name} returns to be", jnp.shape(result), shape)
     return result

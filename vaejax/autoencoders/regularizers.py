@@ -1,8 +1,8 @@
 """Regularizers of linear autoencoders that find the principal axes, where the plain loss finds only their span.
 
-The squared error of a linear autoencoder does not change when the code is multiplied by any invertible matrix and the
-decoder by its inverse. Each of these takes that freedom away, or a part of it (Bao, Lucas, Sachdeva & Grosse 2020,
-"Regularized linear autoencoders recover the principal components, eventually"). Public as names of `autoencoders`.
+The squared error of a linear autoencoder does not change when the latents are multiplied by an invertible matrix and
+the decoder by its inverse. Each of these takes that freedom away, or a part of it (Bao, Lucas, Sachdeva & Grosse 2020,
+"Regularized linear autoencoders recover the principal components, eventually").
 """
 
 from collections.abc import Callable, Sequence
@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Key
 
+from vaejax import checks
 from vaejax.distributions import Params
 from vaejax.models import networks
 
@@ -22,10 +22,13 @@ Penalty = Callable[[Params, Array], Array]
 
 
 def gaussian_noise(std: float | Float[Array, ""]) -> Corruption:
-    """Corruption by independent normal noise, `(key, x) -> x + std * noise`.
+    """Corruption by independent normal noise, x + std * e with e ~ N(0, I).
 
     Args:
-        std: in the units of x, at least 0; it may be traced, so that a population can have one each.
+        std: in the units of x, at least 0; it may be traced, so that each run of a population can have its own.
+
+    Returns:
+        `(key, x) -> x~`, of the shape of x.
 
     Raises:
         ValueError: if std is below 0 or no number.
@@ -33,16 +36,18 @@ def gaussian_noise(std: float | Float[Array, ""]) -> Corruption:
     >>> gaussian_noise(0.1)(jax.random.key(0), jnp.zeros((2, 3))).shape
     (2, 3)
     """
-    if not isinstance(std, Tracer) and not (_is_number(std) and 0 <= std < np.inf):
-        raise ValueError(f"the std of gaussian_noise must be a number of at least 0; got {std!r}")
+    checks.check_number("the std of gaussian_noise", std, least=0)
     return lambda key, x: x + std * jax.random.normal(key, x.shape, x.dtype)
 
 
 def masking_noise(probability: float) -> Corruption:
-    """Corruption that sets each number of x to 0 with the given probability, `(key, x) -> x`.
+    """Corruption that sets each number of x to 0 with the given probability.
 
     Args:
-        probability: of a number to be lost, at least 0 and below 1.
+        probability: of a number to be set to 0, at least 0 and below 1.
+
+    Returns:
+        `(key, x) -> x~`, of the shape of x.
 
     Raises:
         ValueError: if the probability is out of range.
@@ -50,26 +55,24 @@ def masking_noise(probability: float) -> Corruption:
     >>> float(masking_noise(0.5)(jax.random.key(0), jnp.ones((100, 100))).mean().round(1))
     0.5
     """
-    if not (_is_number(probability) and 0 <= probability < 1):
-        raise ValueError(f"the probability of masking_noise must be at least 0 and below 1; got {probability!r}")
+    checks.check_number("the probability of masking_noise", probability, least=0, below=1)
     return lambda key, x: jnp.where(jax.random.bernoulli(key, probability, x.shape), 0, x)
 
 
-def _is_number(value: ArrayLike) -> bool:
-    return np.ndim(value) == 0 and np.issubdtype(np.asarray(value).dtype, np.number)
-
-
 def nested_dropout(probabilities: ArrayLike | Sequence[float]) -> Corruption:
-    """Corruption of codes that keeps the first b units and drops the others, with b drawn anew for each example.
+    """Corruption of latents that keeps the first b units and sets the others to 0, with b drawn anew for each example.
 
-    Units of lower index are kept more often, so that they take what reconstructs most: for a linear model with squared
+    Units of lower index are kept more often, so they learn what reconstructs most: for a linear model with squared
     error the j-th unit finds the j-th principal component.
 
     Args:
-        probabilities: of b = 1, ..., latent_dim; (latent_dim,), concrete.
+        probabilities: of b = 1, ..., latent_dim, concrete. (latent_dim,)
+
+    Returns:
+        `(key, z) -> z~` for the `corrupt_code` of `make_reconstruction`, of the shape of z, (*batch, latent_dim).
 
     Raises:
-        ValueError: if they are no probabilities; when it is called, if their number is not the code's.
+        ValueError: if they are no probabilities; when it is called, if there is not one for each number of a latent.
 
     >>> nested_dropout([0.5, 0.5])(jax.random.key(0), jnp.ones((5, 2)))[:, 0].tolist()
     [1.0, 1.0, 1.0, 1.0, 1.0]
@@ -86,11 +89,8 @@ def nested_dropout(probabilities: ArrayLike | Sequence[float]) -> Corruption:
     kept = 1 - np.concatenate([[0.0], np.cumsum(probabilities)[:-1]])
 
     def corrupt(key: Key[Array, ""], z: Array) -> Array:
-        if z.shape[-1] != len(kept):
-            raise ValueError(
-                f"nested_dropout was made for codes of {len(kept)} numbers; got {z.shape[-1]}: give one probability "
-                "for each"
-            )
+        advice = "nested_dropout needs one probability for each number of a latent"
+        checks.check_shape("latents", z.shape, ("*batch", len(kept)), advice)
         uniform = jnp.broadcast_to(jax.random.uniform(key, (*z.shape[:-1], 1), z.dtype), z.shape)
         return jnp.where(uniform < jnp.broadcast_to(jnp.asarray(kept, z.dtype), z.shape), z, 0)
 
@@ -100,52 +100,84 @@ def nested_dropout(probabilities: ArrayLike | Sequence[float]) -> Corruption:
 def uniform_l2(weight: float) -> Penalty:
     """The penalty weight * (|A|^2 + |B|^2), with A and B the kernels of a linear encoder and decoder.
 
-    For a linear autoencoder with squared error it leaves the decoder's kernel free up to a rotation of the code: the
-    principal subspace is found, and not its axes (Kunin, Bloom, Goeva & Seed 2019).
+    With squared error it determines the decoder's kernel up to a rotation of the latents: training finds the principal
+    subspace, but not its axes.
+
+    Args:
+        weight: in the units of the error per squared unit of a kernel, at least 0.
+
+    Returns:
+        `(params, z) -> ()`, for the `penalties` of `make_reconstruction`.
 
     Raises:
         ValueError: if the weight is below 0; when it is called, if encoder or decoder are not linear.
+
+    >>> from vaejax.autoencoders import linear_autoencoder
+    >>> params = linear_autoencoder((5,), latent_dim=2).init(jax.random.key(0))
+    >>> bool(uniform_l2(0.1)(params, jnp.ones((7, 2))) > 0)
+    True
+
+    Source: Kunin, Bloom, Goeva & Seed 2019, "Loss landscapes of regularized linear autoencoders".
     """
+    checks.check_number("weight", weight, least=0)
     return _l2(np.asarray(weight, np.float64))
 
 
 def nonuniform_l2(weights: ArrayLike | Sequence[float]) -> Penalty:
-    """The penalty sum_j weights_j (|column j of A|^2 + |row j of B|^2): unit j of the code has a penalty of its own.
+    """The penalty sum_j weights_j (|column j of A|^2 + |row j of B|^2): each unit of the latents has its own weight.
 
     With weights that rise, all below the variances explained, the j-th unit finds the j-th principal component.
 
     Args:
-        weights: one for each unit of the code, (latent_dim,).
+        weights: one for each unit, at least 0. (latent_dim,)
+
+    Returns:
+        `(params, z) -> ()`, for the `penalties` of `make_reconstruction`.
 
     Raises:
-        ValueError: if a weight is below 0; when it is called, if their number is not the code's, or encoder or decoder
+        ValueError: if a weight is below 0; when it is called, if there is not one for each unit, or encoder or decoder
             are not linear.
+
+    >>> from vaejax.autoencoders import linear_autoencoder
+    >>> params = linear_autoencoder((5,), latent_dim=2).init(jax.random.key(0))
+    >>> bool(nonuniform_l2([0.1, 0.2])(params, jnp.ones((7, 2))) > 0)
+    True
 
     Source: Bao et al. 2020.
     """
     weights = np.asarray(weights, np.float64)
-    if weights.ndim != 1:
-        raise ValueError(f"nonuniform_l2 expects one weight for each unit, (latent_dim,); got shape {weights.shape}")
+    if weights.ndim != 1 or not ((weights >= 0) & (weights < np.inf)).all():
+        raise ValueError(
+            f"nonuniform_l2 expects one weight of at least 0 for each unit of the latents, (latent_dim,); got {weights}"
+        )
     return _l2(weights)
 
 
 def rotation_augmentation(weight: float = 1.0) -> Penalty:
-    """No penalty, value 0, but a gradient that turns the code of a linear autoencoder until its units are uncorrelated.
+    """A penalty of value 0 whose gradient rotates the latents of a linear autoencoder until they are uncorrelated.
 
-    With S the covariance of the codes and R = (lower(S) - upper(S)) / 2 of its triangles, gradient ascent moves the
-    kernels by weight * (A R, - R B). That is an infinitesimal rotation of the code, which leaves the reconstructions
-    alone and moves variance to units of lower index. Beside `uniform_l2`, which leaves nothing but a rotation free, it
-    finds the principal components, in order.
+    With S the covariance of the latents and R = (lower(S) - upper(S)) / 2 of its triangles, gradient ascent moves the
+    kernels by weight * (A R, - R B). That is an infinitesimal rotation of the latents, which does not change the
+    reconstructions and moves variance to units of lower index. Together with `uniform_l2`, which leaves only a rotation
+    free, it finds the principal components, in order.
 
     Args:
-        weight: factor of the rotation.
+        weight: factor of the rotation, at least 0.
+
+    Returns:
+        `(params, z) -> ()`, for the `penalties` of `make_reconstruction`; its value is 0.
 
     Raises:
         ValueError: if the weight is below 0; when it is called, if encoder or decoder are not linear.
 
+    >>> from vaejax.autoencoders import linear_autoencoder
+    >>> params = linear_autoencoder((5,), latent_dim=2).init(jax.random.key(0))
+    >>> float(rotation_augmentation()(params, jnp.array([[0.0, 1.0], [1.0, 3.0]])))
+    0.0
+
     Source: Bao et al. 2020, section 5.
     """
-    _check_weights(np.asarray(weight))
+    checks.check_number("weight", weight, least=0)
 
     def penalty(params: Params, z: Array) -> Array:
         encoder, decoder = _kernels(params)
@@ -161,23 +193,17 @@ def rotation_augmentation(weight: float = 1.0) -> Penalty:
 
 
 def _l2(weights: np.ndarray) -> Penalty:
-    _check_weights(weights)
+    """The penalty with one weight for all units, (), or one for each, (latent_dim,)."""
 
     def penalty(params: Params, z: Array) -> Array:
         encoder, decoder = _kernels(params)
-        if weights.ndim and len(weights) != z.shape[-1]:
-            raise ValueError(
-                f"nonuniform_l2 was given {len(weights)} weights; the code has {z.shape[-1]} units: give one for each"
-            )
+        if weights.ndim:
+            advice = "nonuniform_l2 needs one weight for each unit"
+            checks.check_shape("latents", z.shape, ("*batch", len(weights)), advice)
         squares = (encoder**2).sum(axis=0) + (decoder**2).sum(axis=1)
         return (jnp.broadcast_to(jnp.asarray(weights, squares.dtype), squares.shape) * squares).sum()
 
     return penalty
-
-
-def _check_weights(weights: np.ndarray) -> None:
-    if not ((weights >= 0) & (weights < np.inf)).all():
-        raise ValueError(f"weights must be numbers of at least 0; got {weights}")
 
 
 def _kernels(params: Params) -> tuple[Array, Array]:

@@ -1,10 +1,9 @@
-"""Random changes of images that leave what they show as it was, so that few training images stand for more.
+"""Random changes of images that do not change what they show, so that few training images stand for more.
 
 Each is a function `(key, images) -> images`, for the `prepare` of `training.make_train_step`. Image i of a batch draws
-from `fold_in(key, i)`, so that what becomes of it does not depend on how many others there are.
+from `fold_in(key, i)`, so that its change does not depend on the number of the others.
 """
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -42,13 +41,10 @@ def affine(images: ArrayLike, matrices: ArrayLike, shifts: ArrayLike) -> Float[A
     [[[3.0, 4.0], [0.0, 0.0]]]
     """
     images = _checked(images)
-    wide = images.astype(jnp.float64 if images.dtype == jnp.float64 else jnp.float32)
+    wide = images.astype(checks.wide_dtype(images.dtype))
     matrices, shifts = (jnp.asarray(array, wide.dtype) for array in (matrices, shifts))
-    if matrices.shape != (len(images), 2, 2) or shifts.shape != (len(images), 2):
-        raise ValueError(
-            f"expected a matrix and a shift for each of {len(images)} images, of shapes {(len(images), 2, 2)} and "
-            f"{(len(images), 2)}; got {matrices.shape} and {shifts.shape}"
-        )
+    checks.check_shape("matrices", matrices.shape, (len(images), 2, 2), "give one for each image")
+    checks.check_shape("shifts", shifts.shape, (len(images), 2), "give one for each image")
     centre = [(size - 1) / 2 for size in images.shape[1:3]]
     axes = [jnp.arange(size, dtype=wide.dtype) - middle for size, middle in zip(images.shape[1:3], centre, strict=True)]
     places = jnp.stack(jnp.meshgrid(*axes, indexing="ij"))
@@ -80,9 +76,8 @@ def random_affine(matrix_std: float = 0.05, shift_std: float = 0.25) -> Transfor
     >>> random_affine()(jax.random.key(0), jnp.ones((5, 28, 28))).shape
     (5, 28, 28)
     """
-    for name, std in (("matrix_std", matrix_std), ("shift_std", shift_std)):
-        if not 0 <= std < math.inf:
-            raise ValueError(f"{name} of random_affine must be a number of at least 0; got {std!r}")
+    checks.check_number("matrix_std of random_affine", matrix_std, least=0)
+    checks.check_number("shift_std of random_affine", shift_std, least=0)
 
     def transform(key: Key[Array, ""], images: ArrayLike) -> Array:
         images = _checked(images)
@@ -102,6 +97,9 @@ def partly(transform: Transform, fraction: float = 0.5) -> Transform:
         transform: `(key, images) -> images`.
         fraction: of the images, rounded to whole ones; from 0 to 1.
 
+    Returns:
+        `(key, images) -> images`.
+
     Raises:
         ValueError: if the fraction is out of range.
 
@@ -109,8 +107,7 @@ def partly(transform: Transform, fraction: float = 0.5) -> Transform:
     >>> halve(jax.random.key(0), jnp.ones(4)).tolist()
     [0.5, 0.5, 1.0, 1.0]
     """
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"the fraction of partly must be from 0 to 1; got {fraction!r}")
+    checks.check_number("the fraction of partly", fraction, least=0, most=1)
 
     def transform_first(key: Key[Array, ""], images: ArrayLike) -> Array:
         images = jnp.asarray(images)

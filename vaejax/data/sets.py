@@ -17,7 +17,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from vaejax.checks import check_finite, refuse_values
+from vaejax import checks
 from vaejax.data import tfds
 from vaejax.data.synthetic import linear_gaussian, spiral, two_gaussians
 
@@ -52,7 +52,7 @@ class Dataset(NamedTuple):
 
 
 def names() -> tuple[str, ...]:
-    """Returns the names of the embedded sets, which `load` serves without network or files.
+    """The names of the embedded sets, which `load` serves without network or files.
 
     >>> names()
     ('digits', 'linear_gaussian', 'spiral', 'two_gaussians')
@@ -94,8 +94,7 @@ def load(
         FileNotFoundError: the set is not prepared, and `manual_dir` does not hold its files; the message names them.
         ModuleNotFoundError: the set is not prepared, and TensorFlow is not installed.
     """
-    if split not in _SPLITS:
-        raise ValueError(f"expected a split among {', '.join(map(repr, _SPLITS))}, got {split!r}")
+    checks.check_choice("split", split, _SPLITS)
     if name in _EMBEDDED:
         read, description = _EMBEDDED[name]
         parts = [read(part) for part in _SPLITS[split]]
@@ -106,7 +105,7 @@ def load(
     images = np.concatenate([images for images, _ in parts])
     if images.dtype != np.float32:
         images = images.astype(np.float32) / (1 if name in TWO_VALUED else np.iinfo(images.dtype).max)
-    check_finite(images, f"images of {name!r}")
+    checks.check_finite(images, f"images of {name!r}")
     labels = [labels.astype(np.int32) for _, labels in parts if labels is not None]
     return Dataset(images, np.concatenate(labels) if labels else None, name, split, description)
 
@@ -150,10 +149,12 @@ def _draw_pixels(key: Key[Array, ""], images: Float[Array, "..."]) -> Float[Arra
 def binarize_threshold(key: Key[Array, ""] | None, images: ArrayLike) -> Float[Array, "..."]:
     """Sets pixels above 0.5 to one, the others to zero.
 
-    The key is not used: the signature is `binarize_dynamic`'s, so that either serves where a binarization is asked for.
-
     >>> binarize_threshold(jax.random.key(0), jnp.array([0.2, 0.5, 0.7])).tolist()
     [0.0, 0.0, 1.0]
+
+    Args:
+        key: not used; the signature is that of `binarize_dynamic`, so that either serves as a binarization.
+        images: of any shape, floating-point, in [0, 1].
 
     Returns:
         Zeros and ones, of the shape and dtype of `images`.
@@ -169,7 +170,7 @@ BINARIZATIONS = {"dynamic": binarize_dynamic, "threshold": binarize_threshold, "
 
 
 def binarization(name: str) -> Callable | None:
-    """Returns the function `(key, images) -> images` of that name, or None for `"none"`.
+    """The function `(key, images) -> images` of that name, or None for `"none"`.
 
     >>> binarization("dynamic") is binarize_dynamic
     True
@@ -177,23 +178,18 @@ def binarization(name: str) -> Callable | None:
     Raises:
         ValueError: the name is none of `BINARIZATIONS`.
     """
-    if name not in BINARIZATIONS:
-        raise ValueError(f"expected a binarization among {', '.join(map(repr, BINARIZATIONS))}, got {name!r}")
+    checks.check_choice("binarization", name, BINARIZATIONS)
     return BINARIZATIONS[name]
 
 
 def _unit_images(images: ArrayLike) -> Array:
     images = jnp.asarray(images)
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
-            f"expected floating-point images in [0, 1] to binarize, got {images.dtype}: "
-            "scale them first, for instance images.astype('float32') / 255"
-        )
+    checks.check_floating(images)
     if not isinstance(images, Tracer):
         values = np.asarray(images)
         bad = ~((values >= 0) & (values <= 1))  # written so that NaN is bad too
         advice = "scale grey values first, for instance by 1 / 255; real numbers want a Gaussian likelihood instead"
-        refuse_values(values, bad, "expected images in [0, 1] to binarize", "NaN or outside", advice)
+        checks.refuse_values(values, bad, "expected images in [0, 1] to binarize", "NaN or outside", advice)
     return images
 
 
@@ -210,7 +206,8 @@ def _read_digits(part: str) -> tuple[np.ndarray, np.ndarray]:
 def _scikit_learn() -> pathlib.Path:
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("the digits come with scikit-learn, which is not installed: pip install scikit-learn")
+        advice = "python -m pip install scikit-learn"
+        raise ModuleNotFoundError(f"the digits are a file of scikit-learn, which is not installed: {advice}")
     return pathlib.Path(spec.submodule_search_locations[0])
 
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from vaejax import checks
+
 
 class LinearGaussian(NamedTuple):
     """The model x = weights z + bias + std * noise, with z and the noise standard normal.
@@ -37,9 +39,9 @@ def two_gaussians(
         The points, float32, and their components, 0 (left) or 1 (right).
 
     Raises:
-        ValueError: `num_examples` is not positive.
+        ValueError: if num_examples is not a positive integer.
     """
-    _check_num_examples(num_examples)
+    checks.check_count("num_examples", num_examples)
     key_labels, key_noise = jax.random.split(key)
     labels = jax.random.bernoulli(key_labels, 0.5, (num_examples,)).astype(jnp.int32)
     noise = jax.random.normal(key_noise, (num_examples, 2), jnp.float32)
@@ -60,9 +62,9 @@ def spiral(
         The points, float32, and None: they have no classes.
 
     Raises:
-        ValueError: `num_examples` is not positive.
+        ValueError: if num_examples is not a positive integer.
     """
-    _check_num_examples(num_examples)
+    checks.check_count("num_examples", num_examples)
     key_radius, key_noise = jax.random.split(key)
     radius = jnp.sqrt(jax.random.uniform(key_radius, (num_examples,), jnp.float32))
     angle = 2 * math.pi * turns * radius
@@ -101,16 +103,11 @@ def linear_gaussian(
         The examples, float32, and None: they have no classes.
 
     Raises:
-        ValueError: `num_examples` is not positive.
+        ValueError: if num_examples is not a positive integer.
     """
-    _check_num_examples(num_examples)
+    checks.check_count("num_examples", num_examples)
     weights, bias, std = linear_gaussian_parameters() if parameters is None else parameters
     key_latent, key_noise = jax.random.split(key)
     z = jax.random.normal(key_latent, (num_examples, weights.shape[1]), jnp.float32)
     noise = jax.random.normal(key_noise, (num_examples, weights.shape[0]), jnp.float32)
     return z @ weights.T + bias[None, :] + std * noise, None
-
-
-def _check_num_examples(num_examples: int) -> None:
-    if num_examples < 1:
-        raise ValueError(f"expected at least one example to draw, got num_examples={num_examples}: ask for 1 or more")

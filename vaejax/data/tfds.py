@@ -42,7 +42,7 @@ def read(
         data_dir: as in `data.load`, and so are `manual_dir`, `download` and what is raised.
         manual_dir: a folder with the original files of this set.
         download: whether TFDS may use the network.
-        others: names that are not TFDS's, to be proposed along with TFDS's when the name is unknown.
+        others: names that are not TFDS's; the message about an unknown name proposes the near ones of both.
 
     Returns:
         The parts, and a description of which images these are.
@@ -160,8 +160,8 @@ def _prepare(tfds, builder, manual_dir, download: bool) -> None:
             )
     if importlib.util.find_spec("tensorflow") is None:
         raise ModuleNotFoundError(
-            f"{builder.name!r} is not prepared in {builder.data_dir}, and preparing it, which is done once, needs "
-            'TensorFlow, which is not installed: pip install "vaejax[prepare]"; reading it later needs none'
+            f"{builder.name!r} is not prepared in {builder.data_dir}. To prepare it once needs TensorFlow, which is "
+            'not installed: python -m pip install -e ".[prepare]", in the clone; to read it later does not'
         )
     root = pathlib.Path(builder.data_dir_root)
     root.mkdir(parents=True, exist_ok=True)

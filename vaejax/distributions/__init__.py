@@ -2,7 +2,6 @@
 
 from vaejax.distributions import families, reparameterization, two_sample
 from vaejax.distributions.densities import (
-    BernoulliLogits,
     center,
     check_has_density,
     check_support,
@@ -18,6 +17,7 @@ from vaejax.distributions.densities import (
     without_wrappers,
 )
 from vaejax.distributions.families import (
+    BernoulliLogits,
     Erlang,
     F,
     Rayleigh,

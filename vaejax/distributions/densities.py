@@ -1,8 +1,6 @@
 """Log-densities, KL divergences and entropies that refuse bad data instead of returning a number."""
 
-import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,63 +10,59 @@ from jaxtyping import Array, ArrayLike, Bool, Key
 from numpyro.distributions.kl import kl_divergence as numpyro_kl_divergence
 
 from vaejax import checks
-
-
-@jax.custom_jvp
-def _log_prob_of_bits(logits: Array, bits: Array) -> Array:
-    x = _logit_against(logits, bits)
-    return -(jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x))))
-
-
-@functools.partial(_log_prob_of_bits.defjvp, symbolic_zeros=True)
-def _log_prob_of_bits_jvp(primals, tangents):
-    (logits, bits), (dlogits, dbits) = primals, tangents
-    value = _log_prob_of_bits(logits, bits)
-    slope = jnp.where(bits == 1, 1, -1).astype(logits.dtype) * jax.nn.sigmoid(_logit_against(logits, bits))
-    terms = [
-        factor * tangent
-        for factor, tangent in ((slope, dlogits), (logits, dbits))
-        if not isinstance(tangent, jax.custom_derivatives.SymbolicZero)  # zero times an infinite logit is no number
-    ]
-    return value, sum(terms[1:], start=terms[0]) if terms else jnp.zeros_like(value)
-
-
-def _logit_against(logits: Array, bits: Array) -> Array:
-    """Of the other value; NaN, and so is the gradient, where a bit is neither."""
-    return jnp.where(bits == 1, -logits, jnp.where(bits == 0, logits, jnp.nan))
-
-
-class BernoulliLogits(dist.BernoulliLogits):
-    """numpyro's, with a log-probability and a gradient in half the time.
-
-    At 784 pixels of a thousand codes that is a third of a training step. numpyro's guards infinite logits by two
-    selections, through which the gradient passes too; written like this an infinite logit needs no guard. That other
-    values are refused here, pixel by pixel, saves a pass over the data.
-    """
-
-    def log_prob(self, value: ArrayLike, intermediates: Any = None) -> Array:
-        """Of zeros and ones, of any dtype; of any other value it is NaN, and so is its gradient."""
-        del intermediates  # of numpyro's transformed distributions
-        logits = jnp.asarray(self.logits)
-        return _log_prob_of_bits(*jnp.broadcast_arrays(logits, jnp.asarray(value).astype(logits.dtype)))
+from vaejax.distributions.families import BernoulliLogits
 
 
 def sample(distribution: dist.Distribution, key: Key[Array, ""]) -> Array:
-    """One sample, (*batch, *event)."""
+    """One sample of a distribution.
+
+    Args:
+        distribution: any of numpyro's.
+        key: consumed.
+
+    Returns:
+        (*batch, *event).
+
+    >>> sample(dist.Normal(jnp.zeros((7, 2)), 1.0).to_event(1), jax.random.key(0)).shape
+    (7, 2)
+    """
     with jax.numpy_dtype_promotion("standard"):  # numpyro 0.22 makes numbers of the booleans of a Bernoulli
         return jnp.asarray(distribution.sample(key))
 
 
 def like_samples(q: dist.Distribution, z: Array, x: Array) -> Array:
-    """The data with as many axes in front, each of length 1, as the codes z have before the batch axes of q."""
+    """The data with as many axes in front, each of length 1, as the latents have before the batch axes of q.
+
+    Args:
+        q: the posterior, of batch shape (*batch,).
+        z: samples of it, (*samples, *batch, *event).
+        x: data, (*batch, *data).
+
+    Returns:
+        x as (1, ..., 1, *batch, *data), which broadcasts against the samples.
+
+    >>> q = dist.Normal(jnp.zeros((7, 2)), 1.0).to_event(1)
+    >>> like_samples(q, jnp.zeros((5, 7, 2)), jnp.zeros((7, 3))).shape
+    (1, 7, 3)
+    """
     return x.reshape(*[1] * (z.ndim - len(q.shape())), *x.shape)
 
 
 def log_prob(distribution: dist.Distribution, value: ArrayLike) -> Array:
-    """Log density of `value` in nats, summed over event axes: (*batch,).
+    """Log density of `value` in nats, summed over event axes.
+
+    Args:
+        distribution: of batch shape (*batch,).
+        value: (*samples, *batch, *event), or what broadcasts to it.
+
+    Returns:
+        (*samples, *batch).
 
     Raises:
         ValueError: if the distribution is a point mass.
+
+    >>> log_prob(dist.Normal(jnp.zeros((7, 2)), 1.0).to_event(1), jnp.zeros((7, 2))).shape
+    (7,)
     """
     check_has_density(distribution)
     distribution, value = _flat(distribution, value)
@@ -88,31 +82,52 @@ def _flat(distribution: dist.Distribution, value: ArrayLike) -> tuple[dist.Distr
 
 
 def kl_divergence(q: dist.Distribution, p: dist.Distribution) -> Array:
-    """KL(q || p) in nats, summed over event axes: (*batch,).
+    """KL(q || p) = E_q[log q - log p] in nats, summed over event axes.
+
+    Args:
+        q: of batch shape (*batch,).
+        p: of the same batch shape, or one that broadcasts to it.
+
+    Returns:
+        (*batch,), at least 0.
 
     Raises:
-        ValueError: if numpyro knows no closed form for the pair, or one of it is a point mass.
+        ValueError: if numpyro knows no closed form for the pair, or one of the two is a point mass.
+
+    >>> kl_divergence(dist.Normal(2.0, 1.0), dist.Normal(0.0, 1.0)).tolist()
+    2.0
     """
     check_has_density(q)
     check_has_density(p)
     if _finite_kind(q) is not None and _finite_kind(q) is _finite_kind(p):
         prior = without_wrappers(p)
         return _mean_over_states(q, lambda base, states: log_prob(base, states) - log_prob(prior, states))
-    try:
+
+    def closed_form() -> Array:
         with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
             return numpyro_kl_divergence(q, p)
-    except NotImplementedError:
-        raise ValueError(
-            f"kl='analytic' needs a closed form of KL(q || p), and numpyro has none for q = {name_of(q)}, "
-            f"p = {name_of(p)}; use kl='sampled', or kl='entropy' where q has an entropy"
-        ) from None
+
+    what = f"kl='analytic' needs a closed form of KL(q || p), and numpyro has none for q = {name_of(q)}, "
+    advice = f"p = {name_of(p)}; use kl='sampled', or kl='entropy' where q has an entropy"
+    return _if_known(closed_form, what + advice)
 
 
 def kl_per_unit(q: dist.Distribution, p: dist.Distribution) -> Array:
-    """KL(q || p) in nats of each number of the event, where those are independent: (*batch, *event).
+    """KL(q || p) in nats of each number of the event, where those are independent.
+
+    Args:
+        q: of batch shape (*batch,).
+        p: of the same batch shape, or one that broadcasts to it.
+
+    Returns:
+        (*batch, *event), each at least 0; their sum over the event is `kl_divergence`.
 
     Raises:
-        ValueError: as `kl_divergence`; and if q or p is not of independent numbers.
+        ValueError: as `kl_divergence`; and if the numbers of q or p depend on each other.
+
+    >>> q = dist.Normal(jnp.array([[2.0, 0.0]]), 1.0).to_event(1)
+    >>> kl_per_unit(q, dist.Normal(jnp.zeros(2), 1.0).to_event(1)).tolist()
+    [[2.0, 0.0]]
     """
     for distribution in (q, p):
         if len(without_wrappers(distribution).batch_shape) != len(distribution.shape()):
@@ -123,31 +138,46 @@ def kl_per_unit(q: dist.Distribution, p: dist.Distribution) -> Array:
 
 
 def entropy(q: dist.Distribution) -> Array:
-    """Entropy of q in nats, summed over event axes: (*batch,).
+    """Entropy -E_q[log q] in nats, summed over event axes.
+
+    Args:
+        q: of batch shape (*batch,).
+
+    Returns:
+        (*batch,); of a continuous q of either sign.
 
     Raises:
         ValueError: if numpyro knows no closed form, or q is a point mass.
+
+    >>> entropy(BernoulliLogits(jnp.zeros(3)).to_event(1)).round(4).tolist()
+    2.0794...
     """
     check_has_density(q)
     if _finite_kind(q) is not None:
         return -_mean_over_states(q, lambda base, states: log_prob(base, states))
-    try:
-        return q.entropy()
-    except NotImplementedError:
-        raise ValueError(
-            f"kl='entropy' needs the entropy of q in closed form, and numpyro has none for q = {name_of(q)}; "
-            "use kl='sampled'"
-        ) from None
+    what = f"kl='entropy' needs the entropy of q in closed form, and numpyro has none for q = {name_of(q)}; "
+    return _if_known(q.entropy, what + "use kl='sampled'")
 
 
 def data_log_prob(p: dist.Distribution, x: Array) -> Array:
-    """Log-likelihood log p(x | z) of data in nats: (*batch,), never a number for data that p cannot have produced.
+    """Log-likelihood log p(x | z) of data in nats, never a number for data that p cannot have produced.
 
-    Where x is a concrete array, data outside the support raise. Under `jit` values cannot be looked at, and the
+    Where x is a concrete array, data outside the support raise. Under `jit` the values are unknown, and the
     log-likelihood of such an example is NaN.
+
+    Args:
+        p: the likelihood, of batch shape (*batch,).
+        x: data, (*batch, *event), or what broadcasts to it.
+
+    Returns:
+        (*batch,).
 
     Raises:
         ValueError: if x is concrete and lies outside the support, or holds NaN or infinities.
+
+    >>> p = BernoulliLogits(jnp.zeros(2)).to_event(1)
+    >>> jax.jit(data_log_prob)(p, jnp.array([[0.0, 1.0], [0.0, 0.5]])).round(2).tolist()
+    [-1.38..., nan]
     """
     check_support(p, x)
     if isinstance(without_wrappers(p), BernoulliLogits):  # which refuses by itself
@@ -158,8 +188,14 @@ def data_log_prob(p: dist.Distribution, x: Array) -> Array:
 def check_support(p: dist.Distribution, x: Array) -> None:
     """Refuse concrete data outside the support of p; say nothing of traced data.
 
+    Args:
+        p: the likelihood.
+        x: data, (*batch, *event).
+
     Raises:
         ValueError: with the number of bad values, the first of them, and what to do.
+
+    >>> check_support(BernoulliLogits(jnp.zeros(2)).to_event(1), jnp.array([[0.0, 1.0]]))
     """
     if isinstance(x, Tracer):
         return
@@ -174,6 +210,8 @@ def check_has_density(distribution: dist.Distribution) -> None:
 
     Raises:
         ValueError: saying what to do instead.
+
+    >>> check_has_density(dist.Normal(0.0, 1.0))
     """
     if isinstance(without_wrappers(distribution), dist.Delta):
         raise ValueError(
@@ -181,6 +219,13 @@ def check_has_density(distribution: dist.Distribution) -> None:
             "it has no ELBO and gives no log p(x). Train it by autoencoders.make_reconstruction, or choose the "
             "posterior 'gaussian'"
         )
+
+
+def _if_known(closed_form: Callable[[], Array], otherwise: str) -> Array:
+    try:
+        return closed_form()
+    except NotImplementedError:
+        raise ValueError(otherwise) from None
 
 
 def _finite_kind(q: dist.Distribution) -> type | None:
@@ -191,7 +236,7 @@ def _finite_kind(q: dist.Distribution) -> type | None:
 def _mean_over_states(q: dist.Distribution, function: Callable[[dist.Distribution, Array], Array]) -> Array:
     """E_q[function] for each coordinate of a finite q, summed over event axes.
 
-    Of KL and entropy, numpyro 0.22 lacks the one in terms of logits, and has NaN for the other at logits of 1e4.
+    numpyro 0.22 has no KL in terms of logits, and its entropy is NaN at logits of 1e4.
     """
     base = without_wrappers(q)
     states = base.enumerate_support(expand=False).reshape(-1, *[1] * len(base.batch_shape))
@@ -200,7 +245,18 @@ def _mean_over_states(q: dist.Distribution, function: Callable[[dist.Distributio
 
 
 def in_support(p: dist.Distribution, x: Array) -> Bool[Array, "..."]:
-    """Whether p can have produced the data x: (*batch,), or () and true of a user's own family that does not say."""
+    """Whether p can have produced the data.
+
+    Args:
+        p: the likelihood, of batch shape (*batch,).
+        x: data, (*batch, *event), or what broadcasts to it.
+
+    Returns:
+        (*batch,); or (), and true, for a user's own family that declares no support.
+
+    >>> in_support(BernoulliLogits(jnp.zeros(2)).to_event(1), jnp.array([[0.0, 1.0], [0.0, 0.5]])).tolist()
+    [True, False]
+    """
     if p.support is None:
         return jnp.asarray(True)
     return jnp.asarray(p.support(x))
@@ -227,7 +283,17 @@ def _unsupported(p: dist.Distribution, x: Array) -> str:
 
 
 def center(q: dist.Distribution) -> Array:
-    """What stands for q where one code is wanted, (*batch, *event): its mean, or the most probable categories."""
+    """The one latent that stands for q: its mean, or the most probable categories.
+
+    Args:
+        q: the posterior, of batch shape (*batch,).
+
+    Returns:
+        (*batch, *event), of a floating dtype.
+
+    >>> center(dist.CategoricalLogits(jnp.array([[0.0, 2.0, 1.0]]))).tolist()
+    [1.0]
+    """
     base = without_wrappers(q)
     if isinstance(base, dist.CategoricalLogits):
         logits = jnp.asarray(base.logits)
@@ -236,12 +302,20 @@ def center(q: dist.Distribution) -> Array:
 
 
 def without_wrappers(distribution: dist.Distribution) -> dist.Distribution:
-    """The distribution without the wrappers that only declare axes."""
+    """The distribution without the wrappers that only declare axes.
+
+    >>> without_wrappers(dist.Normal(jnp.zeros(3), 1.0).to_event(1)).event_shape
+    ()
+    """
     while isinstance(distribution, dist.Independent | dist.ExpandedDistribution):
         distribution = distribution.base_dist
     return distribution
 
 
 def name_of(distribution: dist.Distribution) -> str:
-    """The family's name for a message."""
+    """The family's name, for a message.
+
+    >>> name_of(dist.Normal(jnp.zeros(3), 1.0).to_event(1))
+    'Normal'
+    """
     return type(without_wrappers(distribution)).__name__

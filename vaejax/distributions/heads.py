@@ -1,8 +1,7 @@
-"""Heads, which turn the outputs of a network into a numpyro distribution, and log-densities that refuse bad data.
+"""Heads, which turn the outputs of a network into a numpyro distribution.
 
-Densities are `numpyro.distributions` objects throughout. A head says how many outputs it wants for each number it
-describes, owns what parameters do not depend on the input (a shared standard deviation), and bounds scales smoothly,
-so that no output of a network gives an infinite density.
+A head says how many outputs it wants for each number it describes, owns the parameters that do not depend on the input
+(a shared standard deviation), and bounds scales smoothly, so that no output of a network gives an infinite density.
 """
 
 from collections.abc import Callable
@@ -12,7 +11,8 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
 
-from vaejax.distributions.densities import BernoulliLogits
+from vaejax import checks
+from vaejax.distributions.families import BernoulliLogits
 
 Params = dict[str, Any]
 
@@ -20,7 +20,18 @@ LOG_STD_BOUND = 8.0
 
 
 def standard_normal(event_shape: tuple[int, ...], dtype: Any) -> dist.Distribution:
-    """The prior N(0, I), of shape (*event,)."""
+    """The prior N(0, I).
+
+    Args:
+        event_shape: of one sample.
+        dtype: of its numbers.
+
+    Returns:
+        A distribution whose batch shape is the event's: the model declares the axes with `to_event`.
+
+    >>> standard_normal((2,), jnp.float32).to_event(1).event_shape
+    (2,)
+    """
     return dist.Normal(jnp.zeros(event_shape, dtype), jnp.ones(event_shape, dtype))
 
 
@@ -33,7 +44,7 @@ class Head(NamedTuple):
         apply: `(params, *outputs) -> distribution`, each output of shape (*batch, *event). The axes of the event may
             be left as batch axes of the distribution: the model declares them with `to_event`.
         prior: `(event_shape, dtype) -> distribution`, what goes with a posterior of this kind as p(z).
-        num_categories: for a categorical head, how many; a decoder then sees its codes one-hot.
+        num_categories: for a categorical head, how many; a decoder then sees its latents one-hot.
     """
 
     num_outputs: int
@@ -49,6 +60,13 @@ def bounded_log_std(raw: Float[Array, "*shape"], bound: float = LOG_STD_BOUND) -
     Near zero it is the identity. At the default bound the standard deviation stays within [3.4e-4, 2981]: a floor,
     without which a Gaussian likelihood has no maximum, and a ceiling, without which it overflows.
 
+    Args:
+        raw: any number.
+        bound: of the log standard deviation, on both sides.
+
+    Returns:
+        The log standard deviation, in the log of the data's unit.
+
     >>> bounded_log_std(jnp.array([-1e4, 0.0, 0.1, 1e4])).round(3).tolist()
     [-8.0, 0.0, 0.10000000149011612, 8.0]
     """
@@ -56,16 +74,23 @@ def bounded_log_std(raw: Float[Array, "*shape"], bound: float = LOG_STD_BOUND) -
 
 
 def unbounded_log_std(log_std: Float[Array, "*shape"], bound: float = LOG_STD_BOUND) -> Float[Array, "*shape"]:
-    """The raw number of which `bounded_log_std` makes this log std; one at or beyond the bound is taken just inside it.
+    """The raw number from which `bounded_log_std` makes this log standard deviation.
+
+    Args:
+        log_std: the log standard deviation; one at or beyond the bound is taken just inside it.
+        bound: as in `bounded_log_std`.
+
+    Returns:
+        The raw number.
 
     >>> unbounded_log_std(bounded_log_std(jnp.array([-1.0, 0.0, 3.0]))).round(3).tolist()
-    [-1.0, 0.0, 3.0]
+    [-1.0, 0.0, 3.0...]
     """
     return bound * jnp.arctanh(jnp.clip(log_std / bound, -1 + 1e-6, 1 - 1e-6))
 
 
 def bernoulli() -> Head:
-    """Bernoulli with the network's output as its logit.
+    """Bernoulli with the network's output as its logit, log p(1) - log p(0). Its prior is a fair coin for each number.
 
     >>> from vaejax import distributions
     >>> distributions.log_prob(bernoulli().apply({}, jnp.array([1e4, -1e4])), jnp.array([1.0, 1.0])).tolist()
@@ -79,16 +104,18 @@ def bernoulli() -> Head:
 
 
 def categorical(num_categories: int = 10) -> Head:
-    """Categorical with the network's outputs as its logits; a code is a whole number below `num_categories`.
+    """Categorical with the network's outputs as its logits; a latent is a whole number below `num_categories`.
 
     Args:
-        num_categories: of each number in the code.
+        num_categories: of each latent. The prior holds all of them equally probable.
 
     Raises:
         ValueError: if it is not an integer of at least 2.
+
+    >>> categorical(3).apply({}, *jnp.zeros((3, 5))).probs.shape
+    (5, 3)
     """
-    if isinstance(num_categories, bool) or not isinstance(num_categories, int) or num_categories < 2:
-        raise ValueError(f"num_categories must be an integer of at least 2; got {num_categories!r}")
+    checks.check_count("num_categories", num_categories, least=2)
 
     def uniform(event_shape: tuple[int, ...], dtype: Any) -> dist.Distribution:
         return dist.CategoricalLogits(jnp.zeros((*event_shape, num_categories), dtype))
@@ -100,7 +127,11 @@ def categorical(num_categories: int = 10) -> Head:
 
 
 def gaussian() -> Head:
-    """Gaussian whose mean and bounded log standard deviation both come from the network: the usual posterior."""
+    """Gaussian whose mean and bounded log standard deviation both come from the network: the usual posterior.
+
+    >>> gaussian().apply({}, jnp.zeros(2), jnp.zeros(2)).scale.tolist()
+    [1.0, 1.0]
+    """
     return Head(2, _no_params, lambda params, mean, raw: dist.Normal(mean, jnp.exp(bounded_log_std(raw))))
 
 
@@ -109,6 +140,10 @@ def gaussian_shared_std(std_shape: tuple[int, ...] = ()) -> Head:
 
     Args:
         std_shape: shape of the parameter `log_std`, broadcast over the event: `()` for one shared number.
+
+    >>> import jax
+    >>> gaussian_shared_std().init(jax.random.key(0), (28, 28))["log_std"].tolist()
+    0.0
     """
 
     def init(key: Key[Array, ""], event_shape: tuple[int, ...]) -> Params:
@@ -130,17 +165,22 @@ def gaussian_fixed_std(std: float = 1.0) -> Head:
 
     Raises:
         ValueError: if std is not a positive number.
+
+    >>> gaussian_fixed_std(0.5).apply({}, jnp.zeros(2)).scale.tolist()
+    [0.5, 0.5]
     """
-    if not std > 0:
-        raise ValueError(f"std must be a positive number, in the units of the data; got {std!r}")
+    checks.check_number("std", std, above=0, advice="give it in the units of the data")
     return Head(1, _no_params, lambda params, mean: dist.Normal(mean, jnp.full_like(mean, std)))
 
 
 def point() -> Head:
-    """All probability at the network's output: the code of a deterministic autoencoder.
+    """All probability at the network's output: the latents of a deterministic autoencoder.
 
     As a posterior it can be decoded and measured, but it has no density and an infinite KL, so that it makes no bound
     on log p(x): `log_prob`, `kl_divergence` and `entropy` refuse it. `autoencoders.make_reconstruction` trains it.
+
+    >>> point().apply({}, jnp.array([0.5, -2.0])).mean.tolist()
+    [0.5, -2.0]
     """
     return Head(1, _no_params, lambda params, value: dist.Delta(value))
 
@@ -162,6 +202,9 @@ def likelihood_head(likelihood: str | Head) -> Head:
 
     Raises:
         ValueError: if the name is unknown.
+
+    >>> likelihood_head("gaussian").num_outputs
+    2
     """
     return _named_head("likelihood", likelihood, LIKELIHOODS)
 
@@ -179,10 +222,13 @@ def posterior_head(posterior: str | Head) -> Head:
 
     Args:
         posterior: "gaussian" (diagonal covariance), "bernoulli", "categorical" (of 10 categories; for another number
-            pass `categorical(num_categories)`), "point" (an autoencoder's code), or a `Head`.
+            pass `categorical(num_categories)`), "point" (of an autoencoder), or a `Head`.
 
     Raises:
         ValueError: if the name is unknown.
+
+    >>> posterior_head("categorical").num_categories
+    10
     """
     return _named_head("posterior", posterior, POSTERIORS)
 
@@ -190,8 +236,7 @@ def posterior_head(posterior: str | Head) -> Head:
 def _named_head(kind: str, given: str | Head, known: dict[str, Callable[[], Head]]) -> Head:
     if isinstance(given, Head):
         return given
-    if given not in known:
-        raise ValueError(f"{kind} must be one of {sorted(known)} or a distributions.Head; got {given!r}")
+    checks.check_choice(kind, given, known, otherwise="a distributions.Head")
     return known[given]()
 
 

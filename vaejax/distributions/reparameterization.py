@@ -6,7 +6,7 @@ elliptical one has two entries there, normal and Student's t.
 
 No route gives the gradient in a gamma's shape: the lectures' sum of exponentials needs it to be an integer. There
 `jax.random` draws by rejection and differentiates the CDF, dz = -(dF / dshape) / q(z) dshape, which is an *implicit*
-reparameterization (Figurnov et al. 2018). All that is composed of gammas inherits it.
+reparameterization (Figurnov et al. 2018). Every family that is composed of gammas inherits it.
 """
 
 import functools
@@ -23,7 +23,7 @@ from vaejax.distributions.families import Erlang, F, Rayleigh, Triangular
 
 
 def check_fixed_support(q: dist.Distribution) -> None:
-    """Refuse a q whose support moves with its parameters, of which the score function is biased.
+    """Refuse a q whose support moves with its parameters: the score function is biased there.
 
     The score function takes a derivative inside an integral. Where a bound of the integral moves with the parameter,
     and the density does not vanish there, Leibniz' rule has one more term, and no sample inside the support shows it:
@@ -86,15 +86,18 @@ def _has_parameters(tree: Any) -> bool:
 
 
 class Family(NamedTuple):
-    """What is known of a family as a posterior.
+    """What is known about a family as a posterior.
 
     Attributes:
         route: "inverse CDF", "location-scale" or "composition"; with a comma where it stands on two lists.
         constructor: takes the parameters by name and returns the distribution.
         params: an example of them.
-        implicit: those whose gradient is an implicit reparameterization; that of the others is explicit.
-        moving: those that move the support.
+        implicit: the parameters whose gradient is an implicit reparameterization; the others' is explicit.
+        moving: the parameters that move the support.
         note: what a user should know besides.
+
+    >>> FAMILIES["Gaussian"].make({"loc": jnp.zeros(3), "scale": 1.0}).batch_shape
+    (3,)
     """
 
     route: str
@@ -105,7 +108,7 @@ class Family(NamedTuple):
     note: str = ""
 
     def make(self, params: dict[str, Any]) -> dist.Distribution:
-        """The distribution with these parameters: the `make_distribution` of an expectation."""
+        """The distribution with these parameters; it is the `make_distribution` of an expectation."""
         return self.constructor(**params)
 
 

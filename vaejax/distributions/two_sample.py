@@ -289,19 +289,13 @@ def _gaussian(bandwidth: Array, squares: Array) -> Array:
 
 
 def _gaussian_kernel(bandwidth: ArrayLike, dtype) -> Kernel:
-    bandwidth = jnp.asarray(bandwidth, dtype)
-    if bandwidth.shape != () or not (isinstance(bandwidth, Tracer) or 0 < bandwidth < math.inf):
-        raise ValueError(
-            f"bandwidth must be one positive, finite number; got {bandwidth}. Take for instance median_bandwidth(x, y)"
-        )
-    return Partial(_gaussian, bandwidth)
+    checks.check_number("bandwidth", bandwidth, above=0, advice="take for instance median_bandwidth(x, y)")
+    return Partial(_gaussian, jnp.asarray(bandwidth, dtype))
 
 
 def _checked(x: ArrayLike, y: ArrayLike, **counts: int) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:
     """The examples as vectors of one dtype, of single precision at least; or an error, also for the counts."""
-    for name, number in counts.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name} must be an integer of at least 1; got {number!r}")
+    checks.check_counts(**counts)
     for name, examples in (("x", x), ("y", y)):
         checks.check_floating(examples)
         if np.ndim(examples) < 1 or np.shape(examples)[0] < 2:
@@ -310,11 +304,8 @@ def _checked(x: ArrayLike, y: ArrayLike, **counts: int) -> tuple[Float[Array, "n
                 f"got {np.shape(examples)}"
             )
         checks.check_finite(examples, f"numbers in {name}")
-    if np.shape(x)[1:] != np.shape(y)[1:]:
-        raise ValueError(
-            f"expected examples of one shape; got x {np.shape(x)} and y {np.shape(y)}. Reshape one of the two sets"
-        )
+    checks.check_shape("y", np.shape(y), ("m", *np.shape(x)[1:]), "reshape it as x is, or x as it is")
     arrays = [jnp.asarray(examples) for examples in (x, y)]
-    dtype = jnp.float64 if any(array.dtype == jnp.float64 for array in arrays) else jnp.float32
+    dtype = checks.wide_dtype(*(array.dtype for array in arrays))
     x, y = (array.astype(dtype).reshape(len(array), math.prod(array.shape[1:])) for array in arrays)
     return x, y

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.core import Tracer
 from jaxtyping import Array, Float, Key
 
+from vaejax import checks
 from vaejax.distributions import Params
 from vaejax.models import networks
 
@@ -32,6 +32,9 @@ class Baseline(NamedTuple):
 def moving_average() -> Baseline:
     """One number for all examples: under the optimizer of `with_optimizer`, a moving average of the bound.
 
+    Returns:
+        A baseline with the parameters {"mean": ()}, in nats.
+
     >>> baseline = moving_average()
     >>> baseline.init(jax.random.key(0), jnp.ones((7, 3)))
     {'mean': Array(0., dtype=float32)}
@@ -47,7 +50,9 @@ def moving_average() -> Baseline:
 
 
 def nvil(hidden_sizes: Sequence[int] = (100,), activation: str | networks.Activation = "tanh") -> Baseline:
-    """A moving average plus a network of x: the two baselines of neural variational inference and learning.
+    """A moving average plus a network of x: the two baselines of neural variational inference and learning (NVIL).
+
+        b(x) = mean + network(x)
 
     The paper also divides the reward by a running estimate of its standard deviation. That rescales the gradient, which
     would no longer be the bound's, and adaptive optimizers do it anyway; so it is left out.
@@ -55,6 +60,12 @@ def nvil(hidden_sizes: Sequence[int] = (100,), activation: str | networks.Activa
     Args:
         hidden_sizes: units of each hidden layer.
         activation: a name of `networks.ACTIVATIONS` or a function.
+
+    Returns:
+        A baseline with the parameters {"mean": (), "network": ...}, in nats.
+
+    Raises:
+        ValueError: when its parameters are made, if a size is not a positive integer or the activation is unknown.
 
     >>> baseline = nvil()
     >>> x = jnp.ones((7, 3))
@@ -85,19 +96,26 @@ def with_optimizer(
     """An optimizer for a model with a trained baseline: `optimizer` for the model, others for `params["baseline"]`.
 
     The baseline's loss is half a squared distance, so one step of plain gradient descent of size 1 - decay is one step
-    of an exponential moving average: that is what its "mean" gets. All else of a baseline gets Adam. Parameters without
-    a baseline are all the model's.
+    of an exponential moving average: that is what its "mean" gets. The rest of a baseline gets Adam. Parameters without
+    a baseline all get `optimizer`.
 
     Args:
         optimizer: the model's.
         decay: how much of the moving average one step keeps.
-        learning_rate: Adam's, of all in the baseline but its "mean".
+        learning_rate: Adam's, for the baseline without its "mean".
+
+    Returns:
+        An optimizer of the whole `params`.
 
     Raises:
         ValueError: if decay is not in [0, 1).
+
+    >>> optimizer = with_optimizer(optax.adam(1e-3))
+    >>> state = optimizer.init({"decoder": jnp.ones(3), "baseline": {"mean": jnp.array(-90.0)}})
+    >>> sorted(state.inner_states)
+    ['baseline', 'model', 'moving average']
     """
-    if not isinstance(decay, Tracer) and not 0 <= decay < 1:
-        raise ValueError(f"decay must be at least 0 and below 1; got {decay!r}")
+    checks.check_number("decay", decay, least=0, below=1)
 
     def label(path: tuple, leaf: Array) -> str:
         del leaf

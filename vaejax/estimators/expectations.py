@@ -1,7 +1,6 @@
 """The expectation of any function under any distribution: its value, its gradient, and the gradient of each sample.
 
-They are public as `estimators.expectation` and so on. Where a VAE's objective builds the integrand from a model, here
-it is handed in; everything else is the same.
+A VAE's objective builds the integrand from a model; here the integrand is an argument. Everything else is the same.
 """
 
 import math
@@ -15,7 +14,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key
 
-from vaejax.checks import check_count
+from vaejax import checks, records
 from vaejax.estimators.monte_carlo import over_samples
 from vaejax.estimators.reductions import mean_reduction
 from vaejax.estimators.signature import EstimateFunction, Estimator, as_estimator, baseline_values
@@ -38,13 +37,17 @@ class ExpectationInfo(NamedTuple):
     standard_error: Float[Array, ""]
     per_sample: Float[Array, " K"]
 
+    __repr__ = records.short_repr
+
 
 class ControlVariate(NamedTuple):
-    """A function whose expectation is known, close to one whose expectation is not.
+    """A function h of known expectation, close to the f whose expectation is estimated: E_q[f - h] + E_q[h].
 
     Attributes:
-        function: `(params, z) -> ()`.
-        expectation: `params -> ()`, its exact expectation under q.
+        function: h, `(params, z) -> ()`.
+        expectation: `params -> ()`, the exact E_q[h].
+
+    >>> variate = ControlVariate(lambda mean, z: z**2, lambda mean: mean**2 + 1)  # of q = N(mean, 1)
     """
 
     function: Function
@@ -60,14 +63,16 @@ def expectation(
     control_variate: ControlVariate | None = None,
     chunk_size: int | None = None,
 ) -> Callable[[Any, Key[Array, ""]], tuple[Float[Array, ""], ExpectationInfo]]:
-    """E_q[f(params, z)] with q = make_distribution(params), to be differentiated by any estimator.
+    """The expectation of f under q, to be differentiated by any estimator.
+
+        E_q[f(params, z)],  q = make_distribution(params),  estimated by (1/K) sum_k f(params, z_k)
 
     Args:
         estimator: how the gradient is estimated.
         make_distribution: `params -> q`. All axes of q are taken for one event: f sees z of the whole shape.
-        f: `(params, z) -> ()`; it may depend on the parameters also directly.
+        f: `(params, z) -> ()`; it may depend on the parameters directly too.
         num_samples: K.
-        control_variate: h with a known mean, to make the estimate E_q[f - h] + E_q[h]; such as `delta_method`.
+        control_variate: h with a known mean, which makes the estimate E_q[f - h] + E_q[h]; such as `delta_method`.
         chunk_size: how many of the K samples are evaluated at once.
 
     Returns:
@@ -85,7 +90,7 @@ def expectation(
     True
     """
     estimator = as_estimator(estimator)
-    check_count("num_samples", num_samples)
+    checks.check_count("num_samples", num_samples)
     reduce = mean_reduction()
 
     def function(params: Any, key: Key[Array, ""]) -> tuple[Float[Array, ""], ExpectationInfo]:
@@ -117,20 +122,22 @@ def per_sample_gradients(
     select: Callable[[Any], Any] = lambda gradient: gradient,
     chunk_size: int | None = None,
 ) -> Callable[[Any, Key[Array, ""]], Any]:
-    """The gradient that each of K samples gives by itself, an estimate with one sample.
+    """The gradient of E_q[f] that each of K samples gives by itself: K estimates of one sample each.
 
     Args:
         estimator: one that serves K = 1.
         make_distribution: as in `expectation`.
         f: as in `expectation`.
         num_samples: K.
-        select: what of each gradient is wanted, such as `lambda gradient: gradient["mean"]` or a function of it. Only
-            that is kept for all samples. For moments alone see `laboratory.gradient_moments`.
+        select: a function of each gradient, such as `lambda gradient: gradient["mean"]`. Only what it returns is kept
+            for all samples. For moments alone see `laboratory.gradient_moments`.
         chunk_size: how many samples are evaluated at once.
 
     Returns:
-        `(params, key) -> tree`, like the params, or as `select` returns, with leaves (K, *shape). Their mean estimates
-        the gradient of E_q[f].
+        `(params, key) -> tree`, a tree like the params, or like what `select` returns, with leaves (K, *shape).
+
+    Raises:
+        ValueError: as `expectation`; when called, if num_samples or chunk_size is not a positive integer.
 
     >>> from vaejax import estimators
     >>> f = lambda mean, z: z.sum()
@@ -151,18 +158,30 @@ def delta_method(make_distribution: MakeDistribution, f: Function) -> ControlVar
 
         h(z) = f(m) + (z - m) . grad f(m) + 1/2 (z - m) . H(m) (z - m)
 
-    Worth its Hessian for smooth f of few dimensions; for a quadratic f nothing is left to estimate.
+    It pays for its Hessian where f is smooth and has few dimensions. For a quadratic f nothing is left to estimate.
 
     Args:
         make_distribution: as in `expectation`; q must know its mean and variance, and its covariance matrix where its
             coordinates are not independent.
         f: as in `expectation`, twice differentiable in z.
 
+    Returns:
+        The control variate, for `expectation`.
+
+    Raises:
+        ValueError: when it is used, if f is not a scalar.
+
+    >>> from vaejax import estimators
+    >>> make, f = lambda mean: dist.Normal(mean, 1.0), lambda mean, z: z**2
+    >>> estimate = expectation(estimators.score_function(), make, f, 3, control_variate=delta_method(make, f))
+    >>> float(estimate(3.0, jax.random.key(0))[0])  # 1 + mean^2
+    10.0
+
     Source: Paisley, Blei & Jordan 2012, "Variational Bayesian inference with stochastic search", section 3.
     """
 
     def expansion(params: Any, z: Array) -> tuple[Array, Array, Array]:
-        """F, its slope and its curvature, where the mean of q is, taken for a constant."""
+        """F, its slope and its curvature at the mean of q, which is taken for a constant."""
         center = lax.stop_gradient(ravel_pytree(make_distribution(params).mean)[0])
         of_flat = lambda flat: _scalar(f(params, flat.reshape(z.shape)))  # noqa: E731
         return of_flat(center), jax.grad(of_flat)(center), jax.hessian(of_flat)(center)
@@ -189,6 +208,5 @@ def _one_event(q: dist.Distribution) -> dist.Distribution:
 
 
 def _scalar(value: Array) -> Array:
-    if jnp.shape(value) != ():
-        raise ValueError(f"expected f(params, z) to return a scalar, of shape (); got shape {jnp.shape(value)}")
+    checks.check_shape("a scalar from f(params, z),", jnp.shape(value), ())
     return jnp.asarray(value)

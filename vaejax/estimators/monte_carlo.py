@@ -1,4 +1,4 @@
-"""What every gradient estimator stands on: K samples under K keys, their reduction to a bound, and one signature."""
+"""K samples under K keys, at once or in chunks, and what else loops over samples or examples."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,8 +9,22 @@ from jax import lax
 from jaxtyping import Array, Key
 
 from vaejax import devices
-from vaejax.checks import check_count
-from vaejax.estimators.signature import Broadcasting, Integrand
+from vaejax.checks import check_count as check_count
+
+# Public as `vaejax.monte_carlo.*` since the first version.
+from vaejax.estimators.reductions import Reduction as Reduction
+from vaejax.estimators.reductions import bounds_with_replaced as bounds_with_replaced
+from vaejax.estimators.reductions import log_mean_exp_reduction as log_mean_exp_reduction
+from vaejax.estimators.reductions import mean_reduction as mean_reduction
+from vaejax.estimators.reductions import renyi_reduction as renyi_reduction
+from vaejax.estimators.signature import Broadcasting as Broadcasting
+from vaejax.estimators.signature import Estimate as Estimate
+from vaejax.estimators.signature import EstimateFunction as EstimateFunction
+from vaejax.estimators.signature import Estimator as Estimator
+from vaejax.estimators.signature import Integrand as Integrand
+from vaejax.estimators.signature import as_estimator as as_estimator
+from vaejax.estimators.signature import baseline_values as baseline_values
+from vaejax.estimators.signature import with_baseline as with_baseline
 
 
 def over_samples(
@@ -20,20 +34,22 @@ def over_samples(
 
     Args:
         sample_term: a function of one key.
-        key: consumed; sample k has a key of its own, whatever K and the chunks.
+        key: consumed; sample k has a key of its own, the same for every K and every chunk size.
         num_samples: K.
-        chunk_size: how many are evaluated at once; the rest waits, and nothing of a chunk is kept for the backward pass
-            (it is computed anew). Memory is then that of `chunk_size` samples, whatever K. None: all at once.
+        chunk_size: how many samples are evaluated at once. The backward pass evaluates a chunk anew, so that memory is
+            that of `chunk_size` samples, whatever K is. None: all at once.
+
+    Returns:
+        What `sample_term` returns, with leaves (K, ...).
 
     Raises:
         ValueError: if num_samples or chunk_size is not a positive integer.
+
+    >>> over_samples(jax.random.normal, jax.random.key(0), num_samples=5, chunk_size=2).shape
+    (5,)
     """
-    check_count("num_samples", num_samples)
-    if chunk_size is not None:
-        check_count("chunk_size", chunk_size)
-    # The split consumes the key, so that jax_debug_key_reuse notices where a caller uses it again.
-    (key,) = jax.random.split(key, 1)
-    return over_indices(lambda index: sample_term(jax.random.fold_in(key, index)), num_samples, chunk_size)
+    key_of = _keys_of(key, num_samples)
+    return over_indices(lambda index: sample_term(key_of(index)), num_samples, chunk_size)
 
 
 def over_draws(
@@ -44,53 +60,72 @@ def over_draws(
     num_samples: int,
     chunk_size: int | None = None,
 ) -> Any:
-    """`over_samples` of `term(draw(key_k))`, whose `term` calls the integrand: on all draws at once if it takes them.
+    """`over_samples` of `term(draw(key_k))`, where `term` calls the integrand: on all draws at once if it takes them.
 
     Args:
         draw: one sample of the batch, (*batch, *event).
         term: of one sample; of several, on an axis in front, if the integrand is a `Broadcasting`.
         integrand: what `term` calls.
-        key: as in `over_samples`, and so are the others; the draws are the same.
+        key: as in `over_samples`; the draws are the same.
         num_samples: K.
-        chunk_size: samples at once.
+        chunk_size: as in `over_samples`.
+
+    Returns:
+        What `term` returns, with leaves (K, ...).
+
+    Raises:
+        ValueError: as `over_samples`.
+
+    >>> integrand = Broadcasting(lambda z, q: (z**2, None))
+    >>> over_draws(jax.random.normal, lambda z: z**2, integrand, jax.random.key(0), num_samples=5).shape
+    (5,)
     """
     if not isinstance(integrand, Broadcasting):
         return over_samples(lambda key: term(draw(key)), key, num_samples, chunk_size)
-    check_count("num_samples", num_samples)
-    (key,) = jax.random.split(key, 1)  # as `over_samples` does
-
-    def at_once(indices: Array) -> Any:
-        return term(jax.vmap(lambda index: draw(jax.random.fold_in(key, index)))(indices))
-
-    indices = jnp.arange(num_samples)
-    if chunk_size is None or chunk_size >= num_samples:
-        return at_once(devices.spread(devices.SAMPLES, indices))
-    check_count("chunk_size", chunk_size)
-    whole = num_samples // chunk_size * chunk_size
-    # Draws too are made anew in the backward pass: kept, those of all K would be in memory.
-    chunk = jax.checkpoint(at_once)
-    results = lax.map(chunk, indices[:whole].reshape(-1, chunk_size))
-    results = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), results)
-    if whole == num_samples:
-        return results
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), results, chunk(indices[whole:]))
+    key_of = _keys_of(key, num_samples)
+    # Draws are made inside a chunk too: those of all K, kept, would fill the memory.
+    return _in_chunks(
+        lambda indices: term(jax.vmap(lambda index: draw(key_of(index)))(indices)), num_samples, chunk_size
+    )
 
 
 def over_indices(term: Callable[[Array], Any], num: int, chunk_size: int | None = None) -> Any:
     """Evaluate `term(0), ..., term(num - 1)`, at once or `chunk_size` at a time, and stack the results.
 
-    The backward pass of a chunk evaluates it anew, so that nothing of it is kept.
+    Args:
+        term: a function of an index, an integer ().
+        num: how many indices.
+        chunk_size: as in `over_samples`.
+
+    Returns:
+        What `term` returns, with leaves (num, ...).
+
+    Raises:
+        ValueError: if chunk_size is not a positive integer.
+
+    >>> over_indices(lambda index: index**2, 4).tolist()
+    [0, 1, 4, 9]
     """
-    if chunk_size is None or chunk_size >= num:
-        return jax.vmap(term)(devices.spread(devices.SAMPLES, jnp.arange(num)))
-    return lax.map(jax.checkpoint(term), jnp.arange(num), batch_size=chunk_size)
+    return _in_chunks(jax.vmap(term), num, chunk_size)
 
 
 def over_examples(function: Callable[[Any], Any], examples: Any, batch_size: int, axis: str = devices.BATCH) -> Any:
-    """`function` of each example, at most `batch_size` of them at once, on each device of a mesh that has the axis.
+    """Evaluate a function of one example for all of them, a batch at a time.
 
-    `lax.map` would compile a second program for the last, smaller batch: here the batches are of one size, filled up
-    with the first examples over again.
+    `lax.map` would compile a second program for the last, smaller batch. Here all batches have one size: the last is
+    filled up with the first examples.
+
+    Args:
+        function: of one example.
+        examples: a tree with leaves (n, ...).
+        batch_size: at most that many examples at once on each device of the mesh's axis.
+        axis: of the mesh, over which a batch is spread where the mesh has it.
+
+    Returns:
+        What `function` returns, with leaves (n, ...).
+
+    >>> over_examples(jnp.sum, jnp.ones((5, 3)), batch_size=2).tolist()
+    [3.0, 3.0, 3.0, 3.0, 3.0]
     """
     num_examples = len(jax.tree.leaves(examples)[0])
     num_devices = devices.size(axis)
@@ -101,10 +136,46 @@ def over_examples(function: Callable[[Any], Any], examples: Any, batch_size: int
     def one_batch(batch: Any) -> Any:
         return jax.vmap(function)(devices.spread(axis, batch))
 
-    result = lax.map(one_batch, jax.tree.map(lambda array: array[rows], examples))
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:num_examples], result)
+    result = _flattened(lax.map(one_batch, jax.tree.map(lambda array: array[rows], examples)))
+    return jax.tree.map(lambda leaf: leaf[:num_examples], result)
 
 
 def with_gradient_of(value: Array, surrogate: Array) -> Array:
-    """`value`, to the last bit, with the gradient of `surrogate` added to its own."""
+    """`value`, to the last bit, with the gradient of `surrogate` added to its own.
+
+        value + (surrogate - stop_gradient(surrogate))
+
+    The other bracketing, (value + surrogate) - stop_gradient(surrogate), would round the value.
+
+    >>> jax.value_and_grad(lambda x: with_gradient_of(jnp.array(7.0), x**2))(3.0)
+    (Array(7., dtype=float32...), Array(6., dtype=float32...))
+    """
     return value + (surrogate - lax.stop_gradient(surrogate))
+
+
+def _keys_of(key: Key[Array, ""], num_samples: int) -> Callable[[Array], Key[Array, ""]]:
+    """`index -> key` of that sample."""
+    check_count("num_samples", num_samples)
+    # The split consumes the key, so that jax_debug_key_reuse notices where a caller uses it again.
+    (key,) = jax.random.split(key, 1)
+    return lambda index: jax.random.fold_in(key, index)
+
+
+def _in_chunks(at_once: Callable[[Array], Any], num: int, chunk_size: int | None) -> Any:
+    """`at_once` of the indices 0, ..., num - 1, whole or `chunk_size` of them at a time."""
+    if chunk_size is not None:
+        check_count("chunk_size", chunk_size)
+    indices = jnp.arange(num)
+    if chunk_size is None or chunk_size >= num:
+        return at_once(devices.spread(devices.SAMPLES, indices))
+    whole = num // chunk_size * chunk_size
+    chunk = jax.checkpoint(at_once)
+    results = _flattened(lax.map(chunk, indices[:whole].reshape(-1, chunk_size)))
+    if whole == num:
+        return results
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), results, chunk(indices[whole:]))
+
+
+def _flattened(tree: Any) -> Any:
+    """Leaves (chunks, size, ...) as (chunks * size, ...)."""
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tree)

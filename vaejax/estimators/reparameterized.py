@@ -1,12 +1,10 @@
-"""How the gradient of an expectation under q is estimated: a strategy, passed as a value.
+"""The estimators that reparameterize: pathwise, sticking the landing, doubly reparameterized.
 
-Every estimator is a function of one signature, `monte_carlo.EstimateFunction`: the value of its bound is the same for
-all estimators that draw the same samples, and its `jax.grad` is the estimate. To that end the terms that only exist
-for their gradient are added as `value + (s - stop_gradient(s))`: the bracket is an exact zero, so the value keeps every
-digit.
+Every estimator is a function of one signature, `estimators.EstimateFunction`: the value of its bound is the same for
+all estimators that draw the same samples, and its `jax.grad` is the estimate.
 
-In the equations below f is what stands inside the expectation, params are the parameters of q(z) and of f(z), and
-"grad f(z)" is the derivative of f in its parameters at fixed z.
+In the equations f is what stands inside the expectation, "grad" is the derivative in the parameters of q(z) and f(z),
+and "grad f(z)" that of f at fixed z.
 """
 
 import logging
@@ -16,9 +14,8 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import lax
 
-from vaejax import distributions
 from vaejax.estimators.monte_carlo import over_draws, with_gradient_of
-from vaejax.estimators.signature import Estimate, Estimator
+from vaejax.estimators.signature import Estimate, Estimator, refuse_q
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,7 +31,16 @@ def pathwise() -> Estimator:
     differentiable in z.
 
     Returns:
-        An estimator. Called with a q that cannot be reparameterized it raises a ValueError that names one that can.
+        An estimator, unbiased, for every form of the KL.
+
+    Raises:
+        ValueError: when the estimator is called, if q cannot be reparameterized; it names one that can serve q.
+
+    >>> from vaejax import estimators
+    >>> square = estimators.expectation(pathwise(), lambda mean: dist.Normal(mean, 1.0), lambda mean, z: z**2, 1000)
+    >>> grad, info = jax.grad(square, has_aux=True)(3.0, jax.random.key(0))  # of 1 + mean^2: 6
+    >>> 5.7 < float(grad) < 6.3
+    True
 
     Source: Kingma & Welling 2014, "Auto-encoding variational Bayes", section 2.4.
     """
@@ -54,12 +60,20 @@ def sticking_the_landing() -> Estimator:
         grad E_q[f(z) - log q(z)] = E_eps[grad (f(z) - log q_detached(z))],  z = g(eps, params)
 
     At the exact posterior f - log q is the same number for every z, and so the gradient of the encoder is zero for each
-    sample. It needs the KL sampled: in closed form nothing is left to drop. For a bound that is not linear in the
-    log-weights the dropped term has a mean, so of the importance-weighted bound with K > 1 this is a *biased* estimate
-    (Tucker et al. 2019), of which a warning is logged: `doubly_reparameterized` is the unbiased one.
+    sample. It needs kl="sampled", because a KL in closed form has no score to drop. For a bound that is not linear in
+    the log-weights the mean of the dropped term is not zero: for the importance-weighted bound with K > 1 this estimate
+    is *biased* (Tucker et al. 2019), which is logged as a warning. `doubly_reparameterized` is the unbiased one.
 
     Returns:
-        An estimator. Called with a q that cannot be reparameterized it raises a ValueError that names one that can.
+        An estimator, unbiased for the ELBO.
+
+    Raises:
+        ValueError: when the estimator is called, if q cannot be reparameterized; it names one that can serve q.
+
+    >>> from vaejax import models, objectives
+    >>> vae = models.mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
+    >>> elbo = objectives.make_elbo(vae, sticking_the_landing(), kl="sampled")
+    >>> grads, info = jax.grad(elbo, has_aux=True)(vae.init(jax.random.key(0)), jax.random.key(1), jnp.ones((7, 3)))
 
     Source: Roeder, Wu & Duvenaud 2017, "Sticking the landing".
     """
@@ -81,18 +95,26 @@ def sticking_the_landing() -> Estimator:
 
 
 def doubly_reparameterized() -> Estimator:
-    """Pathwise gradient of a bound of K samples in which the score of q is reparameterized a second time.
+    """Pathwise gradient of a bound of K samples, with the score of q reparameterized a second time.
 
         grad bound(l_1, ..., l_K) = E_eps[sum_k (b_k - b_kk) dl_k/dz_k grad z_k + b_k grad l_k(z_k)]
 
-    with b_k and b_kk the first and second derivatives of the bound in l_k, and the gradient of l_k at fixed z without
-    that of log q. For the importance-weighted bound b_k - b_kk is the square of the normalized weight, for the ELBO
-    1 / K, where this is `sticking_the_landing`. Where the weights have enough moments, the signal-to-noise ratio of the
-    encoder's gradient grows with K, while that of `pathwise` falls; under posteriors that are too narrow, as the ELBO
-    trains them, it need not.
+    with b_k and b_kk the first and second derivatives of the bound in l_k, and with the gradient of l_k at fixed z
+    taken without that of log q. For the importance-weighted bound b_k - b_kk is the square of the normalized weight.
+    For the ELBO it is 1 / K, and this is `sticking_the_landing`. Where the weights have enough moments, the
+    signal-to-noise ratio of the encoder's gradient grows with K, while that of `pathwise` falls. Under a posterior that
+    is too narrow, as the ELBO trains it, it may not grow. It needs kl="sampled".
 
     Returns:
-        An estimator. Called with a q that cannot be reparameterized it raises a ValueError that names one that can.
+        An estimator, unbiased.
+
+    Raises:
+        ValueError: when the estimator is called, if q cannot be reparameterized; it names one that can serve q.
+
+    >>> from vaejax import models, objectives
+    >>> vae = models.mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
+    >>> iwae = objectives.make_iwae(vae, doubly_reparameterized(), num_samples=8)
+    >>> grads, info = jax.grad(iwae, has_aux=True)(vae.init(jax.random.key(0)), jax.random.key(1), jnp.ones((7, 3)))
 
     Source: Tucker, Lawson, Gu & Maddison 2019, "Doubly reparameterized gradient estimators for Monte Carlo objectives".
     """
@@ -118,7 +140,4 @@ def doubly_reparameterized() -> Estimator:
 
 def _check_reparameterized(name: str, q: dist.Distribution, instead: str) -> None:
     if not q.has_rsample:
-        raise ValueError(
-            f"{name} needs samples that are a differentiable function of q's parameters; q = "
-            f"{distributions.name_of(q)} has none. Use {instead}"
-        )
+        refuse_q(name, "distributions whose samples are a differentiable function of their parameters", q, instead)

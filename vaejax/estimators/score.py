@@ -4,7 +4,7 @@ import numpyro.distributions as dist
 from jax import lax
 from jaxtyping import Array
 
-from vaejax import distributions
+from vaejax import checks, distributions
 from vaejax.distributions import reparameterization
 from vaejax.estimators.baselines import BASELINES, Baseline
 from vaejax.estimators.monte_carlo import over_draws, with_gradient_of
@@ -17,9 +17,9 @@ def score_function(baseline: str | Baseline | None = None) -> Estimator:
 
         grad E_q[f(z)] = E_q[(f(z) - b) grad log q(z) + grad f(z)]
 
-    Serves discrete and continuous q, needs no derivative of f in z, and pays with variance. A bound of K samples that
-    does not split into a sum over them, such as the importance-weighted one, is credited whole to each sample. It
-    assumes that gradient and integral can be interchanged, and so that the support of q does not move.
+    Serves discrete and continuous q and needs no derivative of f in z, but has a large variance. Where the bound of K
+    samples is not a sum over them, as the importance-weighted one is not, the reward of each sample is the whole bound.
+    The support of q must not move with the parameters, because gradient and integral are interchanged.
 
     Args:
         baseline: b, which must not depend on the sample: None; "leave_one_out", the bound of the other K - 1 samples,
@@ -27,27 +27,35 @@ def score_function(baseline: str | Baseline | None = None) -> Estimator:
             `baselines.Baseline`, trained along with parameters in `params["baseline"]` (see `with_baseline`).
 
     Returns:
-        An estimator. It raises a ValueError where the support of q moves with its parameters, and with leave-one-out
-        and K = 1. A per-example array that is given to the estimator itself as `baseline` is subtracted from the
-        reward, where leave-one-out is not asked for, and gets the gradient of half its squared distance to the bound.
+        An estimator, unbiased, for every form of the KL. An array (*batch,) that the estimator is called with as its
+        `baseline` is subtracted from the reward, except with "leave_one_out"; it gets the gradient of half its squared
+        distance to the bound.
 
     Raises:
-        ValueError: if the baseline is unknown.
+        ValueError: if the baseline is unknown. When the estimator is called, if the support of q moves with its
+            parameters, or K = 1 with "leave_one_out".
+
+    >>> import jax
+    >>> from vaejax import estimators
+    >>> reinforce = score_function(baseline="leave_one_out")
+    >>> f = lambda logit, z: 4.0 * z.astype(float)
+    >>> mean_of = estimators.expectation(reinforce, distributions.BernoulliLogits, f, num_samples=1000)
+    >>> grad, info = jax.grad(mean_of, has_aux=True)(0.0, jax.random.key(0))  # of 4 sigmoid(logit): 1
+    >>> 0.9 < float(grad) < 1.1
+    True
 
     Source: Williams 1992, "Simple statistical gradient-following algorithms"; Mohamed et al. 2020, "Monte Carlo
     gradient estimation in machine learning", section 4.
     """
-    leave_one_out = baseline == "leave_one_out"
-    if isinstance(baseline, str) and not leave_one_out:
-        if baseline not in BASELINES:
-            known = ", ".join(map(repr, ("leave_one_out", *BASELINES)))
-            raise ValueError(f"baseline must be None, {known} or a baselines.Baseline; got {baseline!r}")
-        baseline = BASELINES[baseline]()
     trained = baseline if isinstance(baseline, Baseline) else None
+    if trained is None:
+        checks.check_choice("baseline", baseline, (None, "leave_one_out", *BASELINES), "a baselines.Baseline")
+        trained = BASELINES[baseline]() if baseline in BASELINES else None
+    leave_one_out = baseline == "leave_one_out"
 
     def estimate(key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None) -> Estimate:
         if leave_one_out:
-            _check_others("a leave-one-out baseline", num_samples, "score_function() or pathwise()")
+            _check_others(num_samples, "score_function() or pathwise()")
         log_w, terms, log_q = _scored_samples(key, q, integrand, num_samples, chunk_size)
         bound = reduce.bound(log_w)
         if leave_one_out:
@@ -63,23 +71,35 @@ def score_function(baseline: str | Baseline | None = None) -> Estimator:
 
 
 def vimco() -> Estimator:
-    """Score function of a bound of K samples, each with the others as its baseline: in its place, their mean.
+    """Score-function gradient of a bound of K samples, where the other samples give each sample its baseline (VIMCO).
 
-        grad bound(l_1, ..., l_K) = E_q[sum_k (bound(l) - bound(l with l_k = mean of the others)) grad log q(z_k)
-                                        + grad bound(l(z))]
+        grad E_q[bound(l)] = E_q[sum_k (bound(l) - b_k) grad log q(z_k) + grad bound(l)],  l = (l_1, ..., l_K)
+        b_k = bound(l_1, ..., l_{k-1}, m_k, l_{k+1}, ..., l_K),  m_k the mean of the other K - 1 log-weights
 
-    The mean of the log-weights is the paper's geometric mean of the weights. `score_function(baseline="leave_one_out")`
-    leaves the k-th out instead, which is the paper's arithmetic mean. For the ELBO the two are the same.
+    So the reward of sample k is how much its own log-weight l_k raises the bound above what an average one would. It
+    serves discrete and continuous q, and needs K >= 2. Since l_k are logarithms, m_k is the geometric mean of the
+    paper. Its arithmetic mean, where sample k is left out of the bound instead, is
+    `score_function(baseline="leave_one_out")`. For the ELBO, which is linear, the two are the same.
 
     Returns:
-        An estimator. Called with K = 1 it raises a ValueError.
+        An estimator, unbiased, for every form of the KL.
+
+    Raises:
+        ValueError: when the estimator is called, if K = 1, or the support of q moves with its parameters.
+
+    >>> import jax
+    >>> from vaejax import models, objectives
+    >>> vae = models.mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,), posterior="bernoulli")
+    >>> iwae = objectives.make_iwae(vae, vimco(), num_samples=8)
+    >>> params, x = vae.init(jax.random.key(0)), jax.numpy.ones((7, 3))
+    >>> grads, info = jax.grad(iwae, has_aux=True)(params, jax.random.key(1), x)
 
     Source: Mnih & Rezende 2016, "Variational inference for Monte Carlo objectives", section 2.5.
     """
 
     def estimate(key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None) -> Estimate:
         del baseline
-        _check_others("vimco()", num_samples, "score_function()")
+        _check_others(num_samples, "score_function()")
         log_w, terms, log_q = _scored_samples(key, q, integrand, num_samples, chunk_size)
         others = (log_w.sum(axis=0, keepdims=True) - log_w) / (num_samples - 1)
         reward = reduce.bound(log_w)[None] - bounds_with_replaced(reduce, log_w, others)
@@ -104,9 +124,6 @@ def _scored_samples(
     return over_draws(draw, sample_term, integrand, key, num_samples, chunk_size)
 
 
-def _check_others(name: str, num_samples: int, instead: str) -> None:
-    if num_samples < 2:
-        raise ValueError(
-            f"{name} needs num_samples >= 2, for there is no other sample; got {num_samples}. Raise num_samples, or "
-            f"use {instead}"
-        )
+def _check_others(num_samples: int, instead: str) -> None:
+    advice = f"the baseline of each sample is made of the others; raise num_samples, or use {instead}"
+    checks.check_count("num_samples", num_samples, 2, advice)

@@ -1,12 +1,13 @@
 """The one signature of gradient estimators, and what an objective must know of an estimator beforehand."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, NoReturn, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, ArrayLike, Float, Key
 
+from vaejax import distributions, records
 from vaejax.distributions import Params
 from vaejax.estimators.baselines import Baseline
 from vaejax.estimators.reductions import Reduction
@@ -15,19 +16,23 @@ Integrand = Callable[[Array, dist.Distribution], tuple[Array, Any]]
 
 
 class Broadcasting(NamedTuple):
-    """An integrand that also takes all samples of a batch at once, z of shape (K, *batch, *event).
+    """An integrand that takes one sample of the batch, or all K at once: z of shape (K, *batch, *event).
 
-    Its log-weights and terms then have that axis too, K long. A network sees K times the batch in one product, which
-    the gradient of a `vmap` over K would take apart and copy.
+    Its log-weights and terms then have the axis of length K in front too. A network evaluates all K samples in one
+    matrix product, which the gradient of a `vmap` over K would split into K and copy.
 
     Attributes:
-        integrand: calling the record calls it.
+        integrand: `(z, q) -> (log_w, terms)`; calling the record calls it.
+
+    >>> integrand = Broadcasting(lambda z, q: (z.sum(axis=-1), None))
+    >>> integrand(jnp.ones((4, 7, 2)), dist.Normal(0, 1))[0].shape
+    (4, 7)
     """
 
     integrand: Integrand
 
     def __call__(self, z: Array, q: dist.Distribution) -> tuple[Array, Any]:
-        """The log-weight and the terms."""
+        """The log-weights and the terms of z."""
         return self.integrand(z, q)
 
 
@@ -42,10 +47,29 @@ class Estimate(NamedTuple):
     bound: Array
     terms: Any
 
+    __repr__ = records.short_repr
+
 
 @runtime_checkable
 class EstimateFunction(Protocol):
-    """The one signature: an `Estimator`, or a plain function of your own."""
+    """The signature that all gradient estimators share. A plain function of your own with it is one too.
+
+    It draws K samples z_k from q, evaluates the integrand at each, and reduces the log-weights l_k to a bound. The
+    *value* of the bound is the same for all estimators that draw the same samples; its *gradient* is the estimate. So
+    what exists for the gradient alone is added with `monte_carlo.with_gradient_of(bound, surrogate)`, which leaves the
+    value as it is.
+
+    >>> import jax
+    >>> from vaejax import estimators, monte_carlo
+    >>> def my_pathwise(key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None):
+    ...     log_w, terms = monte_carlo.over_samples(
+    ...         lambda key: integrand(q.rsample(key), q), key, num_samples, chunk_size
+    ...     )
+    ...     return estimators.Estimate(reduce.bound(log_w), terms)
+    >>> mean_of = estimators.expectation(my_pathwise, lambda mean: dist.Normal(mean, 1.0), lambda mean, z: 3 * z)
+    >>> float(jax.grad(mean_of, has_aux=True)(2.0, jax.random.key(0))[0])
+    3.0
+    """
 
     def __call__(
         self,
@@ -57,16 +81,25 @@ class EstimateFunction(Protocol):
         baseline: Array | None = None,
         chunk_size: int | None = None,
     ) -> Estimate:
-        """The bound and the integrand's terms.
+        """Estimate the bound.
 
         Args:
-            key: consumed.
-            q: where the samples come from, of shape (*batch, *event).
-            integrand: `(z, q) -> (log_w, terms)`, what stands inside the expectation, for one sample of the batch.
+            key: consumed, once.
+            q: the distribution of the samples, with batch shape (*batch,). Its gradient is what is estimated.
+            integrand: `(z, q) -> (log_w, terms)`, what stands inside the expectation: for z of shape (*batch, *event)
+                the log-weights (*batch,), and a tree that is handed back. Pass a q without its gradient,
+                `lax.stop_gradient(q)`, to drop the score of q; then set `Estimator.detaches_q`.
             num_samples: K.
             reduce: how the log-weights (K, *batch) become a bound (*batch,).
-            baseline: (*batch,) or (), the reward that is expected of each example.
-            chunk_size: how many samples are evaluated at once.
+            baseline: (*batch,) or (), the reward that is expected of each example, if a baseline is trained along; an
+                estimator without a use for it ignores it.
+            chunk_size: how many samples are evaluated at once; None: all.
+
+        Returns:
+            The bound (*batch,) and the terms (K, *batch, ...).
+
+        Raises:
+            ValueError: if it cannot serve this q or this K; the message names an estimator that can.
         """
         ...
 
@@ -76,8 +109,8 @@ class Estimator(NamedTuple):
 
     Attributes:
         estimate: the function; calling the estimator calls it.
-        baseline: the baseline that is trained along, if any; the objective evaluates it and hands its values over.
-        detaches_q: whether q is handed to the integrand without its gradient. Then a KL in closed form would lose it.
+        baseline: the baseline that is trained along, if any; the objective evaluates it and passes its values on.
+        detaches_q: whether the integrand gets q without its gradient. Then a KL in closed form would have none.
     """
 
     estimate: EstimateFunction
@@ -90,7 +123,11 @@ class Estimator(NamedTuple):
 
 
 def as_estimator(estimate: Estimator | EstimateFunction) -> Estimator:
-    """The estimator itself, or one made of a plain function of the one signature."""
+    """The estimator itself, or one made of a plain function of the one signature.
+
+    >>> as_estimator(lambda key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None: ...).detaches_q
+    False
+    """
     return estimate if isinstance(estimate, Estimator) else Estimator(estimate)
 
 
@@ -102,6 +139,11 @@ def with_baseline(params: Params, estimator: Estimator, key: Key[Array, ""], x: 
         estimator: such as `score_function(baseline="nvil")`.
         key: consumed.
         x: a batch of data, or an array of its shape, (n, *data_shape).
+
+    >>> import jax
+    >>> from vaejax import estimators
+    >>> with_baseline({}, estimators.score_function(baseline="moving_average"), jax.random.key(0), jnp.ones((7, 3)))
+    {'baseline': {'mean': Array(0., dtype=float32)}}
     """
     if estimator.baseline is None:
         return params
@@ -111,10 +153,24 @@ def with_baseline(params: Params, estimator: Estimator, key: Key[Array, ""], x: 
 def baseline_values(
     estimator: Estimator, params: Any, x: Array, batch_shape: tuple[int, ...]
 ) -> Float[Array, "*batch"] | None:
-    """What the estimator's trained baseline expects of each example: (*batch,), or None without one.
+    """The reward that the estimator's trained baseline expects of each example; None where it has no baseline.
+
+    Args:
+        estimator: such as `score_function(baseline="nvil")`.
+        params: a dict with the parameters of the baseline in "baseline".
+        x: data, (*batch, *data_shape).
+        batch_shape: the axes of x that count examples.
+
+    Returns:
+        Nats, (*batch,), or None.
 
     Raises:
         ValueError: if the parameters of the baseline are missing.
+
+    >>> from vaejax import estimators
+    >>> estimator = estimators.score_function(baseline="moving_average")
+    >>> baseline_values(estimator, {"baseline": {"mean": jnp.array(-90.0)}}, jnp.ones((2, 3)), (2,)).tolist()
+    [-90.0, -90.0]
     """
     if estimator.baseline is None:
         return None
@@ -126,3 +182,8 @@ def baseline_values(
         )
     values = estimator.baseline.apply(params["baseline"], x.reshape(-1, *x.shape[len(batch_shape) :]))
     return values.reshape(batch_shape)
+
+
+def refuse_q(estimator: str, served: str, q: dist.Distribution, instead: str) -> NoReturn:
+    """Raise the one error of estimators that cannot serve a q: what they serve, what q is, and what to use instead."""
+    raise ValueError(f"{estimator} serves {served}; got q = {distributions.name_of(q)}. Use {instead}")

@@ -1,4 +1,4 @@
-"""Evaluation: log p(x), rates and distortions, representations, images, and the report of all of it."""
+"""Evaluation: log p(x) and its bounds, rate and distortion, representations, images, and a report of all of them."""
 
 from vaejax.evaluation.annealing import (
     AnnealedLogLikelihood,
@@ -14,7 +14,15 @@ from vaejax.evaluation.estimates import (
     LogLikelihood,
     average,
     is_trustworthy,
+    mean_and_error,
     pareto_index,
+)
+from vaejax.evaluation.examples import (
+    check_continuous,
+    checked_examples,
+    over_batch,
+    posterior_means,
+    posterior_moments,
 )
 from vaejax.evaluation.images import (
     PowerSpectrum,
@@ -52,9 +60,6 @@ from vaejax.evaluation.representation import (
     active_units,
     aggregate_posterior,
     mutual_information,
-    mutual_information_of,
-    posterior_means,
-    posterior_moments,
     rate_distortion,
 )
 
@@ -78,6 +83,8 @@ __all__ = [
     "annealed_log_likelihood",
     "average",
     "bidirectional_bounds",
+    "check_continuous",
+    "checked_examples",
     "elbo",
     "encoder_density",
     "in_words",
@@ -88,9 +95,10 @@ __all__ = [
     "log_likelihood_from",
     "log_likelihood_from_prior",
     "log_likelihood_sweep",
+    "mean_and_error",
     "mutual_information",
-    "mutual_information_of",
     "numbers",
+    "over_batch",
     "pareto_index",
     "posterior_means",
     "posterior_moments",

@@ -1,4 +1,4 @@
-"""Estimates with their errors: records, averages over examples, the Pareto index, when to trust them."""
+"""Estimates with their errors: the records, averages over examples, the Pareto index, and when to trust log p(x)."""
 
 import logging
 import math
@@ -9,7 +9,12 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
+from vaejax import checks, estimators, records
+
 _LOG = logging.getLogger(__name__)
+
+# Fewer samples have a tail of fewer than five weights, which tells nothing.
+SMALLEST_K = 25
 
 
 class LogLikelihood(NamedTuple):
@@ -17,10 +22,10 @@ class LogLikelihood(NamedTuple):
 
     Attributes:
         estimate: log of the mean importance weight; in expectation a lower bound on log p(x). (*batch,)
-        standard_error: of the estimate, over the samples, by the delta method; NaN for K = 1. (*batch,)
+        standard_error: of the estimate over the samples, by the delta method; NaN for K = 1. (*batch,)
         ess: effective sample size, from 1 to K. (*batch,)
-        pareto_index: of the tail of the weights, see `pareto.pareto_index`; NaN for K < 25. (*batch,)
-        num_samples: K. A bound of K samples must be reported with it.
+        pareto_index: shape of the tail of the weights, see `pareto_index`; NaN for K < 25. (*batch,)
+        num_samples: K. A bound of K samples must be reported together with K.
     """
 
     estimate: Float[Array, " *batch"]
@@ -29,13 +34,15 @@ class LogLikelihood(NamedTuple):
     pareto_index: Float[Array, " *batch"]
     num_samples: int
 
+    __repr__ = records.short_repr
+
 
 class Elbo(NamedTuple):
     """The evidence lower bound of each example and its parts, in nats; estimate = reconstruction - kl.
 
     Attributes:
         estimate: mean over K samples of log p(x, z) - log q(z|x). (*batch,)
-        standard_error: of the estimate, over the samples; NaN for K = 1. (*batch,)
+        standard_error: of the estimate over the samples; NaN for K = 1. (*batch,)
         reconstruction: mean of log p(x|z). (*batch,)
         kl: mean of log q(z|x) - log p(z). (*batch,)
         num_samples: K.
@@ -47,20 +54,24 @@ class Elbo(NamedTuple):
     kl: Float[Array, " *batch"]
     num_samples: int
 
+    __repr__ = records.short_repr
+
 
 class Average(NamedTuple):
     """The mean over examples of an estimate that is itself random, in nats per example.
 
     Attributes:
         estimate: the mean. ()
-        error_over_data: standard error of the mean over examples, which other examples would move; it contains the
+        error_over_data: standard error of the mean over examples: how far other examples would move it. It includes the
             error over samples. NaN for one example. ()
-        error_over_samples: standard error over the samples alone, which another key would move. ()
+        error_over_samples: standard error over the samples alone: how far another key would move the mean. ()
     """
 
     estimate: Float[Array, ""]
     error_over_data: Float[Array, ""]
     error_over_samples: Float[Array, ""]
+
+    __repr__ = records.short_repr
 
 
 @runtime_checkable
@@ -81,25 +92,80 @@ class Estimate(Protocol):
 def average(result: Estimate) -> Average:
     """The mean over examples of a `LogLikelihood`, an `Elbo` or any record with `estimate` and `standard_error`.
 
+    Args:
+        result: one estimate and one standard error for each of N examples, (*batch,).
+
+    Returns:
+        The mean; its standard error over examples, std / sqrt(N); and its error over samples, sqrt(sum of squares) / N.
+
     >>> import types
     >>> two = types.SimpleNamespace(estimate=jnp.array([-1.0, -3.0]), standard_error=jnp.array([0.3, 0.4]))
     >>> [round(float(number), 3) for number in average(two)]
     [-2.0, 1.0, 0.25]
     """
-    number = result.estimate.size
-    spread = result.estimate.std(ddof=1) if number > 1 else jnp.asarray(math.nan, result.estimate.dtype)
-    over_samples = jnp.sqrt((result.standard_error**2).sum()) / number
-    return Average(result.estimate.mean(), spread / math.sqrt(number), over_samples)
+    over_samples = jnp.sqrt((result.standard_error**2).sum()) / result.estimate.size
+    return Average(*mean_and_error(result.estimate), over_samples)
+
+
+def mean_and_error(terms: Float[Array, "*n"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Mean of independent numbers and its standard error, std / sqrt(n) with the unbiased variance.
+
+    Args:
+        terms: of any shape, n in all.
+
+    Returns:
+        Both, in the units of the terms; the error of one term is NaN.
+
+    >>> [round(float(number), 3) for number in mean_and_error(jnp.array([1.0, 3.0]))]
+    [2.0, 1.0]
+    """
+    spread = terms.std(ddof=1) if terms.size > 1 else jnp.asarray(math.nan, terms.dtype)
+    return terms.mean(), spread / math.sqrt(terms.size)
+
+
+def log_mean_weight(log_w: Float[Array, "*batch K"]) -> tuple[Array, Array, Array]:
+    """Log of the mean of K importance weights, log (1/K) sum_k w_k, with what is known of its error.
+
+    Args:
+        log_w: logs of the weights, in nats.
+
+    Returns:
+        The log of the mean; its standard error by the delta method, sd(w) / (sqrt(K) mean(w)) with the unbiased
+        variance, NaN for K = 1; and the effective sample size. Each (*batch,).
+
+    >>> [round(float(number), 3) for number in log_mean_weight(jnp.log(jnp.array([1.0, 3.0])))]
+    [0.693, 0.5, 1.6]
+    """
+    number = log_w.shape[-1]
+    ess = estimators.effective_sample_size(jnp.moveaxis(log_w, -1, 0))
+    unbiased = number / (number - 1) if number > 1 else math.nan
+    error = jnp.sqrt(unbiased * jnp.maximum(1 / ess - 1 / number, 0))
+    return jax.nn.logsumexp(log_w, axis=-1) - math.log(number), error, ess
 
 
 def is_trustworthy(result: LogLikelihood) -> Bool[Array, " *batch"]:
-    """Where the weights speak for the estimate and its standard error.
+    """Where an estimate of log p(x) and its standard error can be trusted, judged by the importance weights.
 
-    That is where the effective sample size is at least 10 and the Pareto index below min(0.7, 1 - 1 / log10(K)), from
-    where on even the log of a sum of K weights hangs on a few of them. Elsewhere the estimate is, in expectation, still
-    a lower bound on log p(x), but how far below cannot be read off. For K < 25 the index is not known, and the
-    effective sample size decides alone. So it does above 95% of K: the index is of the shape of the tail and not of its
-    size, and where the weights are nearly equal, as for a collapsed latent, it says nothing.
+    An example is trusted where both of these hold:
+
+    - ess >= 10: at least ten weights matter.
+    - pareto_index < min(0.7, 1 - 1 / log10(K)), or ess > 0.95 K. A heavier tail holds rare, huge weights that would
+      change the estimate, and that were probably not drawn. Nearly equal weights, such as those of a collapsed
+      latent, pass whatever the shape of their tail, because that tail is too small to matter.
+
+    For K < 25 the Pareto index is not known, and ess >= 10 decides alone. Elsewhere the estimate is still a lower bound
+    on log p(x) in expectation, but it may be far below, and the standard error does not show it.
+
+    Args:
+        result: of `log_likelihood` or one of its relatives.
+
+    Returns:
+        True where the number can be trusted. (*batch,)
+
+    >>> three = jnp.ones(3)
+    >>> result = LogLikelihood(three, three, jnp.array([5.0, 500.0, 500.0]), jnp.array([0.2, 0.2, 0.9]), 1000)
+    >>> is_trustworthy(result).tolist()
+    [False, True, False]
 
     Source: for the threshold, Vehtari, Simpson, Gelman, Yao & Gabry 2024, "Pareto smoothed importance sampling".
     """
@@ -111,7 +177,7 @@ def is_trustworthy(result: LogLikelihood) -> Bool[Array, " *batch"]:
 
 
 def warn_where_not_trustworthy(result: LogLikelihood, proposal: str) -> None:
-    """Log a warning if there are such examples, or if K is too small to tell; say nothing of traced numbers.
+    """Log a warning if some examples are not to be trusted, or if K is too small to tell; nothing of traced numbers.
 
     Args:
         result: of any number of examples.
@@ -129,39 +195,33 @@ def warn_where_not_trustworthy(result: LogLikelihood, proposal: str) -> None:
             result.num_samples,
             proposal,
         )
-        return
-    if trusted.all():
-        return
-    _LOG.warning(
-        "log p(x) of %d of %d examples is not to be trusted: of their %d weights a few decide all (effective sample "
-        "size down to %.1f, Pareto index up to %.2f). The estimate stays a lower bound in expectation, but its "
-        "standard error may be far too small: take more samples from %s, annealed_log_likelihood, or for codes of one "
-        "or two numbers quadrature_log_likelihood",
-        int((~trusted).sum()),
-        trusted.size,
-        result.num_samples,
-        float(result.ess.min()),
-        float(result.pareto_index.max()),
-        proposal,
-    )
-
-
-# Below this K the tail is less than five weights, and nothing can be said of it.
-SMALLEST_K = 25
+    elif not trusted.all():
+        _LOG.warning(
+            "log p(x) of %d of %d examples is not to be trusted: of their %d weights a few decide all (effective "
+            "sample size down to %.1f, Pareto index up to %.2f). The estimate stays a lower bound in expectation, but "
+            "its standard error may be far too small: take more samples from %s, annealed_log_likelihood, or for "
+            "latents of one or two dimensions quadrature_log_likelihood",
+            int((~trusted).sum()),
+            trusted.size,
+            result.num_samples,
+            float(result.ess.min()),
+            float(result.pareto_index.max()),
+            proposal,
+        )
 
 
 def pareto_index(log_w: Float[Array, "K *batch"]) -> Float[Array, " *batch"]:
-    """Shape of the generalized Pareto distribution that fits the largest of K importance weights.
+    """Shape k of the generalized Pareto distribution that fits the largest of K importance weights.
 
-    Weights of index k have moments below 1 / k: from 0.5 on their variance is infinite, and with it the error of the
-    mean; from 1 on the mean itself is. Where the largest exceeds the least of the tail by less than a thousandth there
-    is nothing to fear from it, and the index is -inf.
+    Weights of index k have finite moments below 1 / k only: for k >= 0.5 their variance is infinite, and so is the
+    error of their mean; for k >= 1 the mean is infinite. Where the largest weights are equal to a thousandth there is
+    no tail, and the index is -inf.
 
     Args:
-        log_w: of the weights, in nats. The largest min(K / 5, 3 sqrt(K)) are the tail.
+        log_w: logs of the weights, in nats, K >= 25. The largest min(K / 5, 3 sqrt(K)) are the tail.
 
     Returns:
-        The index, drawn a little towards 0.5 where the tail is short.
+        The index; a short tail pulls it a little towards 0.5.
 
     Raises:
         ValueError: if K is below 25.
@@ -174,11 +234,9 @@ def pareto_index(log_w: Float[Array, "K *batch"]) -> Float[Array, " *batch"]:
     method for the generalized Pareto distribution".
     """
     num_samples = log_w.shape[0]
-    if num_samples < SMALLEST_K:
-        raise ValueError(
-            f"the Pareto index needs at least {SMALLEST_K} weights, of which it takes the largest fifth; got "
-            f"{num_samples}: draw more samples"
-        )
+    checks.check_count(
+        "the number of weights", num_samples, SMALLEST_K, "draw more samples, the largest fifth of which are the tail"
+    )
     length = min(num_samples // 5, math.ceil(3 * math.sqrt(num_samples)))
     largest = jax.lax.top_k(jnp.moveaxis(log_w, 0, -1), length + 1)[0]
     weights = jnp.exp(largest - largest[..., :1])

@@ -9,24 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from vaejax import checks, distributions, models
+from vaejax import checks, distributions, records
 from vaejax.distributions import Params
-from vaejax.estimators import monte_carlo
+from vaejax.evaluation.examples import checked_examples, over_batch
 from vaejax.models import VAE
 
 
 class VarianceLoss(NamedTuple):
     """Variances over examples, each summed over the numbers of an example, in squared units of the data.
 
-    A model that fits has `samples` + `noise` = `data`. What an image loses when it is shown as a mean of p(x|z) is the
-    noise: the sharper p(x|z), the less.
+    A model that fits has `samples` + `noise` = `data`. An image that is shown as the mean of p(x|z) lacks the noise:
+    the sharper p(x|z), the less it lacks.
 
     Attributes:
-        data: of the examples.
-        reconstructions: of E[x|z], z from q(z|x) of the examples.
-        samples: of E[x|z], z from the prior.
-        noise: mean of Var[x|z], z from the prior.
-        per_number: the three variances of each number of an example, (3, *data_shape).
+        data: variance of the examples. ()
+        reconstructions: variance of E[x|z], with z from q(z|x) of the examples. ()
+        samples: variance of E[x|z], with z from the prior. ()
+        noise: mean of Var[x|z], with z from the prior. ()
+        per_number: the first three variances for each number of an example. (3, *data_shape)
     """
 
     data: Float[Array, ""]
@@ -35,23 +35,27 @@ class VarianceLoss(NamedTuple):
     noise: Float[Array, ""]
     per_number: Float[Array, "3 *data"]
 
+    __repr__ = records.short_repr
+
 
 class PowerSpectrum(NamedTuple):
-    """Power of images by spatial frequency, the mean image taken off; the powers sum to the variance per pixel.
+    """Power of images minus their mean image, by spatial frequency; the powers sum to the variance of a pixel.
 
     Attributes:
         frequency: lower edges of rings of equal width, in cycles per pixel, from 0 to at most 0.5 * sqrt(2). (rings,)
-        power: variance of a pixel due to each ring. (rings,)
+        power: variance of a pixel due to each ring, in squared units of the data. (rings,)
     """
 
     frequency: Float[Array, " rings"]
     power: Float[Array, " rings"]
 
+    __repr__ = records.short_repr
+
 
 def variance_loss(
     vae: VAE, params: Params, key: Key[Array, ""], x: ArrayLike, *, batch_size: int = 100
 ) -> VarianceLoss:
-    """Variance of data, reconstructions and samples, side by side.
+    """Variance over examples of data, reconstructions and samples: what blur costs.
 
     Args:
         vae: the model.
@@ -60,22 +64,22 @@ def variance_loss(
         x: data, (n, *data_shape), n >= 2; as many samples are drawn.
         batch_size: examples at once.
 
-    Raises:
-        ValueError: if there are fewer than two examples, batch_size is not a positive integer, p(x|z) has no mean, or x
-            is refused by `models.check_data`.
+    Returns:
+        The variances, in squared units of the data.
 
+    Raises:
+        ValueError: if there are fewer than two examples, batch_size is not a positive integer, p(x|z) has no mean, or
+            `models.check_data` refuses x.
+
+    >>> from vaejax import models
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> loss = variance_loss(vae, vae.init(jax.random.key(0)), jax.random.key(1), jnp.eye(3))
     >>> loss.per_number.shape
     (3, 3)
     """
-    checks.check_count("batch_size", batch_size)
-    models.check_data(vae, params, x)
-    x = models.with_batch_axis(vae, params, x)
+    x = checked_examples(vae, params, x, least=2, batch_size=batch_size)
     if not has_mean(vae, params):
         raise ValueError("expected a p(x|z) with a mean and a variance; got one without, as of sequences of tokens")
-    if len(x) < 2:
-        raise ValueError(f"expected at least two examples, for a variance over them; got {len(x)}")
     reconstructions, samples, noise = reconstructions_and_samples(vae, batch_size, params, key, x)
     per_number = jnp.stack([images.var(axis=0) for images in (x, reconstructions, samples)])
     totals = per_number.reshape(3, -1).sum(axis=1)
@@ -100,29 +104,49 @@ def has_mean(vae: VAE, params: Params) -> bool:
 def reconstructions_and_samples(
     vae: VAE, batch_size: int, params: Params, key: Key[Array, ""], x: Array
 ) -> tuple[Array, Array, Array]:
-    """E[x|z] for z from q(z|x) of each example, then E[x|z] and Var[x|z] for as many z from the prior."""
+    """E[x|z] for z from q(z|x) of each example, then E[x|z] and Var[x|z] for as many z from the prior.
+
+    Args:
+        vae: the model, whose p(x|z) has a mean and a variance.
+        batch_size: examples at once.
+        params: its parameters.
+        key: consumed.
+        x: data, (n, *data_shape), which is not checked.
+
+    Returns:
+        Reconstructions, samples, and the noise variance of the samples, each (n, *data_shape).
+
+    >>> from vaejax import models
+    >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
+    >>> params, x = vae.init(jax.random.key(0)), jnp.ones((7, 3))
+    >>> [images.shape for images in reconstructions_and_samples(vae, 100, params, jax.random.key(1), x)]
+    [(7, 3), (7, 3), (7, 3)]
+    """
     prior = vae.prior(params)
     posterior_key, prior_key = jax.random.split(key)
 
-    def one_example(index_and_x):
-        index, x = index_and_x
+    def one_example(index, x):
         from_posterior = distributions.sample(vae.encode(params, x), jax.random.fold_in(posterior_key, index))
         from_prior = distributions.sample(prior, jax.random.fold_in(prior_key, index))
         sampled = vae.decode(params, from_prior)
         return vae.decode(params, from_posterior).mean, sampled.mean, sampled.variance
 
-    return monte_carlo.over_examples(one_example, (jnp.arange(len(x)), x), batch_size)
+    return over_batch(one_example, vae, params, x, batch_size)
 
 
 def power_spectrum(images: ArrayLike, num_rings: int | None = None) -> PowerSpectrum:
-    """Mean power of images in rings of spatial frequency.
+    """Mean power of images in rings of spatial frequency, |FFT of (image - mean image)|^2.
 
     Args:
         images: (n, height, width) or (n, height, width, depth), n >= 2; the power is summed over the depth.
         num_rings: into which the frequencies are cut; by default half of the shorter side.
 
+    Returns:
+        The frequency of each ring in cycles per pixel, and its power; the powers sum to the variance of a pixel.
+
     Raises:
-        ValueError: if the shape is another, or an entry is not finite.
+        ValueError: if the images have another shape or a value that is not finite, or num_rings is not a positive
+            integer.
 
     >>> spectrum = power_spectrum(jax.random.normal(jax.random.key(0), (1000, 8, 8)))
     >>> round(float(spectrum.power.sum()), 1)  # Parseval: the variance of a pixel

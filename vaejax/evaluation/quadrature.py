@@ -1,4 +1,4 @@
-"""Log p(x) without a random number: in closed form for linear models, by quadrature for codes of one or two numbers."""
+"""Log p(x) without a random number: in closed form for linear models, by quadrature for latents of one or two."""
 
 import functools
 import logging
@@ -7,44 +7,50 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
-from vaejax import checks, distributions, models
+from vaejax import checks, distributions, records
 from vaejax.distributions import Params
 from vaejax.estimators import monte_carlo
+from vaejax.evaluation.examples import check_continuous, checked_examples
 from vaejax.models import VAE, linear_decoder
 
 _LOG = logging.getLogger(__name__)
 
 
 class Quadrature(NamedTuple):
-    """Log p(x) of each example by an integral over all codes, in nats.
+    """Log p(x) of each example by an integral over all latents, in nats.
 
     Attributes:
         estimate: by all nodes. (*batch,)
-        error: how far the estimate by every second node in each dimension is from it, which is far more than its own
-            error where that is small. Where it is large the nodes are too few; it is infinite where nearly all of the
-            integral lies on one node, between whose neighbours anything can be. (*batch,)
-        num_nodes: in each dimension of the code.
+        error: distance of the estimate by every second node in each dimension. Where it is small, the estimate's own
+            error is far smaller; where it is large, the nodes are too few. It is infinite where nearly all of the
+            integral lies on one node, because the posterior may then hide between nodes. (*batch,)
+        num_nodes: in each dimension of the latent.
     """
 
     estimate: Float[Array, " *batch"]
     error: Float[Array, " *batch"]
     num_nodes: int
 
+    __repr__ = records.short_repr
+
 
 class GridPosterior(NamedTuple):
     """Moments of the true posterior p(z|x) of each example, by quadrature.
 
     Attributes:
-        mean: (*batch, latent_dim)
-        covariance: (*batch, latent_dim, latent_dim)
+        mean: of the latent. (*batch, latent_dim)
+        covariance: of the latent. (*batch, latent_dim, latent_dim)
     """
 
     mean: Float[Array, "*batch latent_dim"]
     covariance: Float[Array, "*batch latent_dim latent_dim"]
+
+    __repr__ = records.short_repr
 
 
 def linear_log_likelihood(vae: VAE, params: Params, x: ArrayLike) -> Float[Array, " *batch"]:
@@ -55,39 +61,45 @@ def linear_log_likelihood(vae: VAE, params: Params, x: ArrayLike) -> Float[Array
         params: its parameters.
         x: data, (*batch, *data_shape).
 
-    Raises:
-        ValueError: if the decoder is not linear or the likelihood another, or x is refused by `models.check_data`.
+    Returns:
+        Log p(x) of each example in nats, (*batch,).
 
+    Raises:
+        ValueError: if the decoder is not linear, the likelihood is another, or `models.check_data` refuses x.
+
+    >>> from vaejax import models
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> linear_log_likelihood(vae, vae.init(jax.random.key(0)), jnp.ones((7, 3))).shape
     (7,)
 
     Source: Tipping & Bishop 1999, "Probabilistic principal component analysis".
     """
-    models.check_data(vae, params, x)
+    x = checked_examples(vae, params, x)
     weights, offset, std = linear_decoder(vae, params)
-    x = jnp.asarray(x)
     batch_shape = jax.eval_shape(vae.encode, params, x).batch_shape
-    # In units of the noise: x is then a code of k numbers, mapped by `whitened`, plus noise of variance 1.
+    # In units of the noise: x is then a latent of k numbers, mapped by `whitened`, plus noise of variance 1.
     residual = (x.reshape(-1, offset.size) - offset[None]) / std[None]
     whitened = weights / std[None]
     precision = jnp.eye(len(weights), dtype=x.dtype) + whitened @ whitened.T
     factor = jax.scipy.linalg.cho_factor(precision)
     mean = jax.scipy.linalg.cho_solve(factor, whitened @ residual.T).T  # of the posterior
-    # Both squares are of what is left, and not a difference of large ones.
+    # A sum of two squares of what is left, because a difference of large squares would be rounded.
     distance = ((residual - mean @ whitened) ** 2).sum(axis=1) + (mean**2).sum(axis=1)
     log_determinant = 2 * jnp.log(jnp.diagonal(factor[0])).sum() + 2 * jnp.log(std).sum()
     return (-0.5 * (distance + log_determinant + offset.size * math.log(2 * math.pi))).reshape(batch_shape)
 
 
 def independent_log_likelihood(train: ArrayLike, x: ArrayLike) -> Float[Array, " n"]:
-    """Log p(x) of the best model of binary data without a code, each number a coin of its own; in nats per example.
+    """Log p(x) of binary data under independent Bernoullis, the best model without a latent; in nats per example.
 
-    What a Bernoulli decoder falls back to that ignores its code: a VAE that is not above it has learned nothing.
+    A VAE whose decoder ignores its latent ends here; one that is not above this number has learned nothing.
 
     Args:
-        train: binary, (m, *data_shape); its means are the coins, kept 1e-4 away from 0 and 1.
-        x: likewise, (n, *data_shape).
+        train: binary, (m, *data_shape), m >= 1; the Bernoullis' means are its means, kept 1e-4 away from 0 and 1.
+        x: binary, (n, *data_shape).
+
+    Returns:
+        Log p(x) of each example of x, in nats, (n,).
 
     Raises:
         ValueError: if the data are not binary, or of different shapes.
@@ -96,13 +108,14 @@ def independent_log_likelihood(train: ArrayLike, x: ArrayLike) -> Float[Array, "
     Array([-0.6931, -0.6931, -0.6931], dtype=float32)
     """
     train, x = (jnp.asarray(data, jnp.result_type(float)) for data in (train, x))
-    if train.shape[1:] != x.shape[1:] or not len(train):
-        raise ValueError(f"expected data of one shape, (n, *data_shape); got {train.shape} and {x.shape}")
+    checks.check_count("the number of training examples", len(train))
+    checks.check_shape("data", x.shape, ("n", *train.shape[1:]), "this is the shape of the training data")
     for data in (train, x):
-        if not isinstance(data, Tracer) and not ((data == 0) | (data == 1)).all():
-            raise ValueError("expected binary data; got other values than 0 and 1: data.binarize_dynamic draws them")
-    coins = jnp.clip(train.mean(axis=0, keepdims=True), 1e-4, 1 - 1e-4)
-    terms = x * jnp.log(coins) + (1 - x) * jnp.log1p(-coins)
+        if not isinstance(data, Tracer):
+            values, advice = np.asarray(data), "data.binarize_dynamic draws zeros and ones"
+            checks.refuse_values(values, ~np.isin(values, (0, 1)), "expected binary data", "other", advice)
+    means = jnp.clip(train.mean(axis=0, keepdims=True), 1e-4, 1 - 1e-4)
+    terms = x * jnp.log(means) + (1 - x) * jnp.log1p(-means)
     return terms.reshape(len(x), -1).sum(axis=1)
 
 
@@ -116,27 +129,30 @@ def quadrature_log_likelihood(
     chunk_size: int = 100,
     batch_size: int = 100,
 ) -> Quadrature:
-    """Log p(x) = log of the integral of p(x|z) p(z) over the code, of one or two dimensions, without a random number.
+    """Log p(x) = log of the integral of p(x|z) p(z) over a latent z of one or two dimensions, without a random number.
 
-    By the trapezoidal rule, whose error falls faster than any power of the distance between nodes once that is below
-    the width in z of p(x|z) (Trefethen & Weideman 2014). It needs no q(z|x), and holds where that is so far from the
-    posterior that importance sampling fails.
+    The integral is a trapezoidal sum. Its error falls faster than any power of the distance between nodes once that
+    distance is below the width in z of p(x|z) (Trefethen & Weideman 2014). It needs no q(z|x), and so holds also where
+    q(z|x) is so far from the posterior that importance sampling fails.
 
     Args:
-        vae: the model, with one or two numbers in a code.
+        vae: the model, with a continuous latent of one or two dimensions.
         params: its parameters.
         x: data, (*batch, *data_shape).
         num_nodes: in each dimension, an odd number, evenly spread from -bound to bound.
-        bound: such that the prior's probability of a code beyond it is nothing.
+        bound: large enough that the prior's probability of a latent beyond it is negligible.
         chunk_size: nodes decoded at once; each is decoded once.
         batch_size: examples whose density at the nodes is computed at once; memory grows with
             chunk_size * batch_size * size of an example.
 
-    Raises:
-        ValueError: if the code has more dimensions or is discrete, the model is an autoencoder, a number is out of
-            range, x is refused by `models.check_data`, or the nodes do not hold the prior, which must integrate to 1
-            over them.
+    Returns:
+        Log p(x) of each example in nats and how exact it is, (*batch,).
 
+    Raises:
+        ValueError: if the latent has more dimensions or is discrete, the model is an autoencoder, a number is out of
+            range, `models.check_data` refuses x, or the prior does not integrate to 1 over the nodes.
+
+    >>> from vaejax import models
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> result = quadrature_log_likelihood(vae, vae.init(jax.random.key(0)), jnp.ones((7, 3)), num_nodes=51)
     >>> result.estimate.shape, bool(result.error.max() < 1e-3)
@@ -170,10 +186,24 @@ def quadrature_posterior(
     chunk_size: int = 100,
     batch_size: int = 100,
 ) -> GridPosterior:
-    """Mean and covariance of the true posterior p(z|x), of codes of one or two dimensions: what q(z|x) is held against.
+    """Mean and covariance of the true posterior p(z|x) of a latent of one or two dimensions, to compare q(z|x) with.
 
-    Takes and refuses what `quadrature_log_likelihood` does, which it calls first.
+    Args:
+        vae: as in `quadrature_log_likelihood`, which is called first; and so are all others.
+        params: its parameters.
+        x: data, (*batch, *data_shape).
+        num_nodes: in each dimension.
+        bound: of the nodes.
+        chunk_size: nodes at once.
+        batch_size: examples at once.
 
+    Returns:
+        The moments of each example's posterior.
+
+    Raises:
+        ValueError: as `quadrature_log_likelihood`.
+
+    >>> from vaejax import models
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> result = quadrature_posterior(vae, vae.init(jax.random.key(0)), jnp.ones((7, 3)), num_nodes=51)
     >>> result.mean.shape, result.covariance.shape
@@ -188,20 +218,18 @@ def quadrature_posterior(
 
 
 def _checked(vae: VAE, params: Params, x: ArrayLike, num_nodes: int, chunk_size: int, batch_size: int) -> Array:
-    for name, number in (("num_nodes", num_nodes), ("chunk_size", chunk_size), ("batch_size", batch_size)):
-        checks.check_count(name, number)
-    prior = vae.prior(params)
-    if prior.event_shape not in ((1,), (2,)) or prior.is_discrete:
-        kind = "discrete" if prior.is_discrete else "continuous"
+    checks.check_count("num_nodes", num_nodes, 3)
+    if num_nodes % 2 == 0:
+        raise ValueError(f"num_nodes must be odd, so that every second node is a grid; got {num_nodes}")
+    check_continuous(vae, params, "use log_likelihood, which draws samples")
+    event_shape = vae.prior(params).event_shape
+    if event_shape not in ((1,), (2,)):
         raise ValueError(
-            f"expected a continuous code of one or two dimensions; got a {kind} one of shape {prior.event_shape}: use "
-            "log_likelihood, which draws samples"
+            f"expected latents of one or two dimensions; got shape {event_shape}: use log_likelihood, which samples"
         )
-    if num_nodes < 3 or num_nodes % 2 == 0:
-        raise ValueError(f"num_nodes must be odd and at least 3, so that every second node is a grid; got {num_nodes}")
-    models.check_data(vae, params, x)
-    distributions.check_has_density(jax.eval_shape(vae.encode, params, x))  # an autoencoder's prior models no code
-    return jnp.asarray(x)
+    x = checked_examples(vae, params, x, chunk_size=chunk_size, batch_size=batch_size)
+    distributions.check_has_density(jax.eval_shape(vae.encode, params, x))  # an autoencoder's prior is no model of z
+    return x
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -209,12 +237,12 @@ def _integrate(vae, num_nodes, chunk_size, batch_size, params, x, bound):
     """Estimate and error of each example, and the integral of the prior."""
     batch_shape = jax.eval_shape(vae.encode, params, x).batch_shape
     x = x.reshape(-1, *x.shape[len(batch_shape) :])
-    starts, codes_of, log_volume = _grid(vae, num_nodes, chunk_size, params, bound)
+    starts, latents_of, log_volume = _grid(vae, num_nodes, chunk_size, params, bound)
     latent_dim = vae.prior(params).event_shape[0]
 
     def add_chunk(logs, start):
-        codes, log_prior, every_second = codes_of(start)
-        p = vae.decode(params, codes)
+        latents, log_prior, every_second = latents_of(start)
+        p = vae.decode(params, latents)
 
         def one_example(x):
             terms = distributions.data_log_prob(p, x) + log_prior
@@ -240,16 +268,16 @@ def _moments(vae, num_nodes, chunk_size, batch_size, params, x, bound, log_likel
     """Mean and covariance of the posterior of each example."""
     batch_shape = jax.eval_shape(vae.encode, params, x).batch_shape
     x, log_likelihood = x.reshape(-1, *x.shape[len(batch_shape) :]), log_likelihood.reshape(-1)
-    starts, codes_of, log_volume = _grid(vae, num_nodes, chunk_size, params, bound)
+    starts, latents_of, log_volume = _grid(vae, num_nodes, chunk_size, params, bound)
 
     def add_chunk(sums, start):
-        codes, log_prior, _ = codes_of(start)
-        p = vae.decode(params, codes)
+        latents, log_prior, _ = latents_of(start)
+        p = vae.decode(params, latents)
 
         def one_example(x_and_log_likelihood):
             x, log_likelihood = x_and_log_likelihood
             weights = jnp.exp(distributions.data_log_prob(p, x) + log_prior + log_volume - log_likelihood)
-            return weights @ codes, (weights[:, None] * codes).T @ codes
+            return weights @ latents, (weights[:, None] * latents).T @ latents
 
         more = monte_carlo.over_examples(one_example, (x, log_likelihood), batch_size)
         return jax.tree.map(jnp.add, sums, more), None
@@ -263,21 +291,21 @@ def _moments(vae, num_nodes, chunk_size, batch_size, params, x, bound, log_likel
 
 
 def _grid(vae: VAE, num_nodes: int, chunk_size: int, params: Params, bound):
-    """First numbers of the chunks of nodes; a chunk's codes, log p(z) and which are every second; log volume of a node.
+    """First node of each chunk; a chunk's latents, log p(z) and which are every second; log volume of a node.
 
     Beyond the last node a chunk is filled up with nodes of probability zero.
     """
     prior = vae.prior(params)
     (latent_dim,) = prior.event_shape
     nodes = jnp.linspace(-bound, bound, num_nodes, dtype=jnp.asarray(prior.mean).dtype)
-    num_codes = num_nodes**latent_dim
-    chunk_size = min(chunk_size, num_codes)
+    total = num_nodes**latent_dim
+    chunk_size = min(chunk_size, total)
 
-    def codes_of(start):
+    def latents_of(start):
         number = start + jnp.arange(chunk_size)
-        places = jnp.stack(jnp.unravel_index(jnp.minimum(number, num_codes - 1), (num_nodes,) * latent_dim), axis=1)
-        log_prior = jnp.where(number < num_codes, distributions.log_prob(prior, nodes[places]), -jnp.inf)
+        places = jnp.stack(jnp.unravel_index(jnp.minimum(number, total - 1), (num_nodes,) * latent_dim), axis=1)
+        log_prior = jnp.where(number < total, distributions.log_prob(prior, nodes[places]), -jnp.inf)
         return nodes[places], log_prior, (places % 2 == 0).all(axis=1)
 
     log_volume = latent_dim * jnp.log(2 * bound / (num_nodes - 1))  # a difference of nodes would be rounded
-    return jnp.arange(0, num_codes, chunk_size), codes_of, log_volume
+    return jnp.arange(0, total, chunk_size), latents_of, log_volume

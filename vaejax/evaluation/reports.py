@@ -1,8 +1,4 @@
-"""How good a model is: log p(x) one can trust, what the code carries, what samples lose; and all of it in a report.
-
-The public face of five rooms: `importance`, `annealing` and `exact` for log p(x), `representation` for the code,
-`blur` for the images.
-"""
+"""All evaluations of a model on one set of data in one report, as a record, as numbers for a file, and in words."""
 
 import math
 from collections.abc import Callable
@@ -13,12 +9,12 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, ArrayLike, Key
 
-from vaejax import checks, distributions, models
+from vaejax import distributions, records
 from vaejax.distributions import Params
 from vaejax.evaluation import importance
-from vaejax.evaluation.estimates import Average, average, is_trustworthy
+from vaejax.evaluation.estimates import Average, Elbo, LogLikelihood, average, is_trustworthy
+from vaejax.evaluation.examples import checked_examples
 from vaejax.evaluation.images import VarianceLoss, has_mean, variance_loss
-from vaejax.evaluation.importance import elbo
 from vaejax.evaluation.representation import (
     ActiveUnits,
     AggregatePosterior,
@@ -29,22 +25,22 @@ from vaejax.evaluation.representation import (
 )
 from vaejax.models import VAE
 
-_PART = 1000  # examples between two words of progress
+_PART = 1000  # examples between two calls of `progress`
 
 
 class Report(NamedTuple):
-    """What is worth knowing of a model on one set of data, in nats per example; `in_words` and `numbers` tell it.
+    """How good a model is on one set of data, in nats per example; `numbers` and `in_words` read it out.
 
     Attributes:
         log_likelihood: mean of log p(x) by importance sampling, with its standard errors.
-        num_samples: its K.
-        num_trusted: examples of which `is_trustworthy` says yes.
-        mean_ess: mean over examples of the effective sample size.
+        num_samples: K of log p(x).
+        num_trusted: for how many examples `is_trustworthy` says that log p(x) can be trusted.
+        mean_ess: effective sample size, averaged over examples.
         elbo: mean of the ELBO, with its standard errors.
-        rate_distortion: its two parts, and the rate by units.
-        units: active ones, at the threshold 0.01.
-        aggregate: aggregate posterior against prior, and the mutual information; None for a code of categories, which
-            has no moments.
+        rate_distortion: the two parts of the ELBO, and the rate of each unit.
+        units: active units at the threshold 0.01.
+        aggregate: aggregate posterior against the prior, and the mutual information; None for a latent of categories,
+            which has no moments.
         variance_loss: of data, reconstructions and samples; None for sequences of tokens, which have no mean.
         num_examples: of the data.
     """
@@ -60,6 +56,8 @@ class Report(NamedTuple):
     variance_loss: VarianceLoss | None
     num_examples: int
 
+    __repr__ = records.short_repr
+
 
 def report(
     vae: VAE,
@@ -70,38 +68,35 @@ def report(
     *,
     progress: Callable[[int], Any] = lambda num_examples: None,
 ) -> Report:
-    """All of the above in one record.
+    """Evaluate a model: log p(x), ELBO, rate, distortion, active units, aggregate posterior and variances.
+
+    It calls `log_likelihood`, `elbo`, `rate_distortion`, `active_units`, `aggregate_posterior` and `variance_loss`, and
+    leaves out what the model does not have. Log p(x) takes most of the time.
 
     Args:
         vae: the model.
         params: its parameters.
-        key: consumed.
+        key: consumed; each of the evaluations gets a key of its own.
         x: data, (n, *data_shape), n >= 2.
-        num_samples: K of log p(x).
-        progress: called with the number of examples that the slow part, log p(x), has just done.
+        num_samples: K of log p(x). The ELBO takes 100 samples.
+        progress: called after every 1,000 examples of log p(x), with the number of examples just done.
+
+    Returns:
+        The results, averaged over examples, in nats per example. Print `in_words(report)`, save `numbers(report)`.
 
     Raises:
-        ValueError: as `log_likelihood` and `active_units`.
+        ValueError: if there are fewer than two examples, num_samples is not a positive integer, or `models.check_data`
+            refuses x.
 
+    >>> from vaejax import models
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> result = report(vae, vae.init(jax.random.key(0)), jax.random.key(1), jnp.eye(3), num_samples=100)
     >>> result.num_examples
     3
     """
-    checks.check_count("num_samples", num_samples)
-    models.check_data(vae, params, x)
-    x = models.with_batch_axis(vae, params, x)
-    likelihood_key, elbo_key, rate_key, code_key, image_key = jax.random.split(key, 5)
-    likelihoods, elbos = [], []
-    for start in range(0, len(x), _PART):
-        part = x[start : start + _PART]
-        for results, function, part_key, number in (
-            (likelihoods, importance.log_likelihood_unwarned, likelihood_key, num_samples),
-            (elbos, elbo, elbo_key, 100),
-        ):
-            results.append(function(vae, params, jax.random.fold_in(part_key, start), part, number))
-        progress(len(part))
-    likelihood, bound = (jax.tree.map(_joined, *results) for results in (likelihoods, elbos))
+    x = checked_examples(vae, params, x, least=2, num_samples=num_samples)
+    likelihood_key, elbo_key, rate_key, aggregate_key, image_key = jax.random.split(key, 5)
+    likelihood, bound = _in_parts(vae, params, likelihood_key, elbo_key, x, num_samples, progress)
     categorical = isinstance(distributions.without_wrappers(vae.prior(params)), dist.CategoricalLogits)
     return Report(
         log_likelihood=average(likelihood),
@@ -111,21 +106,46 @@ def report(
         elbo=average(bound),
         rate_distortion=rate_distortion(vae, params, rate_key, x),
         units=active_units(vae, params, x),
-        aggregate=None if categorical else aggregate_posterior(vae, params, code_key, x),
+        aggregate=None if categorical else aggregate_posterior(vae, params, aggregate_key, x),
         variance_loss=variance_loss(vae, params, image_key, x) if has_mean(vae, params) else None,
         num_examples=len(x),
     )
 
 
-def numbers(result: Report) -> dict[str, float]:
-    """The report's numbers by name, as plain ones for a JSON file; what is an array of them is left out.
+def _in_parts(vae, params, likelihood_key, elbo_key, x, num_samples, progress) -> tuple[LogLikelihood, Elbo]:
+    """Log p(x) and ELBO of all examples, a part of them after the other."""
+    parts = []
+    for start in range(0, len(x), _PART):
+        part = x[start : start + _PART]
+        keys = [jax.random.fold_in(key, start) for key in (likelihood_key, elbo_key)]
+        (likelihood,) = importance.log_likelihoods(
+            importance.ENCODER, vae, params, keys[0], part, (num_samples,), warn=False
+        )
+        parts.append((likelihood, importance.elbo(vae, params, keys[1], part)))
+        progress(len(part))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves) if jnp.ndim(leaves[0]) else leaves[0], *parts)
 
+
+def numbers(result: Report) -> dict[str, float]:
+    """The scalars of a report by name, as plain Python numbers for a JSON file.
+
+    Arrays, such as the rate of each unit, are left out; so are the scalars of parts that are None.
+
+    Args:
+        result: of `report`.
+
+    Returns:
+        In nats per example: log_likelihood, elbo, rate, distortion, mutual_information, aggregate_kl, each with its
+        standard error over examples; variances of data, reconstructions, samples and noise in squared units of the
+        data; and counts such as num_trusted, active_units, latent_dim and num_examples.
+
+    >>> from vaejax import models
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> result = report(vae, vae.init(jax.random.key(0)), jax.random.key(1), jnp.eye(3), num_samples=100)
     >>> numbers(result)["latent_dim"], numbers(result)["num_examples"]
     (2, 3)
     """
-    code = result.rate_distortion
+    rates = result.rate_distortion
     named = {
         "log_likelihood": result.log_likelihood.estimate,
         "standard_error": result.log_likelihood.error_over_data,
@@ -135,12 +155,12 @@ def numbers(result: Report) -> dict[str, float]:
         "mean_effective_sample_size": result.mean_ess,
         "elbo": result.elbo.estimate,
         "elbo_standard_error": result.elbo.error_over_data,
-        "rate": code.rate,
-        "rate_standard_error": code.rate_error,
-        "distortion": code.distortion,
-        "distortion_standard_error": code.distortion_error,
+        "rate": rates.rate,
+        "rate_standard_error": rates.rate_error,
+        "distortion": rates.distortion,
+        "distortion_standard_error": rates.distortion_error,
         "active_units": result.units.num_active,
-        "latent_dim": len(code.rate_per_unit),
+        "latent_dim": len(rates.rate_per_unit),
         "num_examples": result.num_examples,
     }
     if result.variance_loss is not None:
@@ -164,8 +184,15 @@ def numbers(result: Report) -> dict[str, float]:
 
 
 def in_words(result: Report) -> str:
-    """The report in plain words, a line for each thing.
+    """The report as four to six lines of text, with log p(x) ± its standard error over examples first.
 
+    Args:
+        result: of `report`.
+
+    Returns:
+        The lines, joined by newlines; numbers in nats per example, variances as a share of the data's.
+
+    >>> from vaejax import models
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> result = report(vae, vae.init(jax.random.key(0)), jax.random.key(1), jnp.eye(3), num_samples=100)
     >>> print(in_words(result).splitlines()[3])
@@ -182,25 +209,17 @@ def in_words(result: Report) -> str:
         f"{value['active_units']} of {value['latent_dim']} units active (variance of their posterior mean above 0.01)",
     ]
     if result.aggregate is not None:
-        limit = ", as much as so many examples can show" if _is_near_limit(result) else ""
+        # The mutual information cannot exceed log N.
+        at_limit = value["mutual_information"] > math.log(result.num_examples) - 0.1
+        limit = ", as much as so many examples can show" if at_limit else ""
         lines.append(
-            f"the code tells {value['mutual_information']:.2f} nats about which example it is{limit}; aggregate "
+            f"the latent tells {value['mutual_information']:.2f} nats about which example it is{limit}; aggregate "
             f"posterior {value['aggregate_kl']:.2f} nats from the prior"
         )
-    if value.get("data_variance"):  # there is none in examples that are all alike
+    if value.get("data_variance"):  # examples that are all alike have none
         shares = (value[f"{what}_variance"] / value["data_variance"] for what in ("reconstruction", "sample", "noise"))
         lines.append(
             "variance, as a share of the data's: {:.0%} in reconstructions, {:.0%} in samples, {:.0%} in the noise of "
             "p(x|z)".format(*shares)
         )
     return "\n".join(lines)
-
-
-def _is_near_limit(result: Report) -> bool:
-    """Whether the mutual information is within a tenth of a nat of log N, which it cannot exceed."""
-    assert result.aggregate is not None
-    return bool(result.aggregate.mutual_information > math.log(result.num_examples) - 0.1)
-
-
-def _joined(*parts: Any) -> Any:
-    return jnp.concatenate(parts) if isinstance(parts[0], jax.Array) else parts[0]

@@ -1,4 +1,4 @@
-"""Inference besides one gradient step: a q for each example, chains, EM, aggressive training of the encoder."""
+"""Inference without or besides an encoder: a q for each example, chains, EM, aggressive training of the encoder."""
 
 from vaejax.inference.aggressive import (
     LaggingInfo,
@@ -16,14 +16,16 @@ from vaejax.inference.divergences import (
 )
 from vaejax.inference.expectation_maximization import (
     EMInfo,
-    GroupInfo,
-    GroupStates,
     em,
-    init_groups,
     make_em_step,
-    make_variational_em_step,
     with_best_decoder,
     with_exact_posterior,
+)
+from vaejax.inference.groups import (
+    GroupInfo,
+    GroupStates,
+    init_groups,
+    make_variational_em_step,
 )
 from vaejax.inference.per_example import (
     FittedPosterior,

@@ -1,4 +1,4 @@
-"""The true posterior p(z|x) by Markov chains, beside which q can be held."""
+"""Samples of the true posterior p(z|x) by Markov chains, to compare q(z|x) with."""
 
 import logging
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Key
 from numpyro.diagnostics import split_gelman_rubin
 from numpyro.infer import MCMC, NUTS
 
-from vaejax import checks, distributions, models
+from vaejax import checks, distributions, evaluation, records
 from vaejax.distributions import Params
 from vaejax.inference import per_example
 from vaejax.models import VAE
@@ -24,16 +24,18 @@ class PosteriorSample(NamedTuple):
     """Samples of the true posterior p(z|x) by the No-U-Turn sampler.
 
     Attributes:
-        z: (*batch, num_chains, num_samples, latent_dim)
-        mean: over all chains. (*batch, latent_dim)
-        std: over all chains. (*batch, latent_dim)
-        r_hat: split R-hat of each unit; near 1 where the chains agree. (*batch, latent_dim)
+        z: the samples. (n, num_chains, num_samples, latent_dim)
+        mean: of z over all chains. (n, latent_dim)
+        std: of z over all chains. (n, latent_dim)
+        r_hat: split R-hat of each unit; near 1 where the chains agree. (n, latent_dim)
     """
 
     z: Float[Array, "*batch chains samples latent_dim"]
     mean: Float[Array, "*batch latent_dim"]
     std: Float[Array, "*batch latent_dim"]
     r_hat: Float[Array, "*batch latent_dim"]
+
+    __repr__ = records.short_repr
 
 
 def sample_posterior(
@@ -47,41 +49,44 @@ def sample_posterior(
     num_samples: int = 1000,
     start: dist.Distribution | None = None,
 ) -> PosteriorSample:
-    """The posterior itself, by numpyro's No-U-Turn sampler: asymptotically exact, and thousands of times slower than q.
+    """Samples of p(z|x), proportional to p(x|z) p(z), of each example by numpyro's No-U-Turn sampler.
 
-    Where split R-hat is above 1.05, a warning is logged.
+    They are exact in the limit of long chains, and thousands of times slower to draw than samples of q(z|x). A warning
+    is logged where split R-hat is above 1.05.
 
     Args:
-        vae: the model, with a continuous code.
+        vae: the model, with continuous latents.
         params: its parameters.
         key: consumed.
-        x: data, (n, *data_shape); the chains of one example after those of another, in one compiled program.
+        x: data, (n, *data_shape); one compiled program runs for one example after the other.
         num_chains: for each example, side by side.
-        num_warmup: steps that adapt step size and mass, and are thrown away.
-        num_samples: of each chain.
-        start: what the chains' first codes are drawn from, of batch shape (); by default each example's q(z|x). Split
-            R-hat says whether the chains agree, and so nothing of a mode that none of them started near: from
-            `vae.prior(params)` they start far apart, and tell by a large R-hat that they stay in different modes.
+        num_warmup: steps that adapt step size and mass; their samples are dropped.
+        num_samples: of each chain, at least 4.
+        start: what the chains' first latents are drawn from, of batch shape (); by default each example's q(z|x). R-hat
+            cannot show a mode that no chain started near. Chains that start at samples of `vae.prior(params)` start far
+            apart, and a large R-hat then shows that they stay in different modes.
+
+    Returns:
+        Samples, their moments, and R-hat, which tells whether the chains agree.
 
     Raises:
-        ValueError: if a number is not a positive integer, num_samples is below 4, the code is discrete, `start` is of
-            another shape, or x has no batch axis or is refused by `models.check_data`.
+        ValueError: if a number is not a positive integer, num_samples is below 4, the latents are discrete, `start` is
+            of another shape, x has no batch axis, or `models.check_data` refuses x.
+
+    >>> from vaejax import models
+    >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
+    >>> params, x = vae.init(jax.random.key(0)), jnp.ones((1, 3))
+    >>> sample_posterior(vae, params, jax.random.key(1), x, num_chains=1, num_warmup=20, num_samples=10).z.shape
+    (1, 1, 10, 2)
 
     Source: Hoffman & Gelman 2014, "The No-U-Turn sampler".
     """
-    counts = {"num_chains": num_chains, "num_warmup": num_warmup, "num_samples": num_samples}
-    for name, number in counts.items():
-        checks.check_count(name, number)
-    if num_samples < 4:
-        raise ValueError(f"num_samples must be at least 4, for R-hat compares halves of chains; got {num_samples}")
-    models.check_data(vae, params, x)
-    per_example.check_continuous(vae, params)
+    checks.check_count("num_samples", num_samples, 4, "R-hat compares the halves of each chain")
+    x = evaluation.checked_examples(vae, params, x, least=1, num_chains=num_chains, num_warmup=num_warmup)
+    evaluation.check_continuous(vae, params, per_example.DISCRETE)
     event_shape = vae.prior(params).event_shape
-    if start is not None and (start.batch_shape, start.event_shape) != ((), event_shape):
-        raise ValueError(
-            f"expected a start of batch shape () and event shape {event_shape}; got {start.batch_shape} and "
-            f"{start.event_shape}"
-        )
+    if start is not None:
+        per_example.check_start(start, event_shape, ())
 
     @jax.jit
     def first(params, keys, example):
@@ -92,7 +97,7 @@ def sample_posterior(
         z = numpyro.sample("z", vae.prior(params))
         numpyro.factor("log_likelihood", distributions.data_log_prob(vae.decode(params, z), x))
 
-    # Inside numpyro 0.22, which also uses one key for several things.
+    # Needed inside numpyro 0.22, which also uses one key several times.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
         chains = MCMC(
             NUTS(model),
@@ -104,11 +109,10 @@ def sample_posterior(
             jit_model_args=True,
         )
         drawn = []
-        x = models.with_batch_axis(vae, params, x)
         for example_key, example in zip(jax.random.split(key, len(x)), x, strict=True):
             start_key, run_key = jax.random.split(example_key)
-            codes = first(params, jax.random.split(start_key, num_chains), example)
-            chains.run(run_key, params, example, init_params={"z": codes if num_chains > 1 else codes[0]})
+            starts = first(params, jax.random.split(start_key, num_chains), example)
+            chains.run(run_key, params, example, init_params={"z": starts if num_chains > 1 else starts[0]})
             drawn.append(np.asarray(chains.get_samples(group_by_chain=True)["z"]))
     z = np.stack(drawn)
     r_hat = np.stack([split_gelman_rubin(each) for each in z])

@@ -1,4 +1,4 @@
-"""KL is not symmetric: one Gaussian fitted by KL(q || p) seeks a mode, by KL(p || q) it covers the mass; on a grid."""
+"""The Gaussian nearest to a density on a grid: by KL(q || p) it seeks a mode, by KL(p || q) it covers the mass."""
 
 import functools
 from typing import Literal, NamedTuple
@@ -9,15 +9,15 @@ import optax
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
-from vaejax import training
+from vaejax import checks, records, training
 
 
 class GridGaussian(NamedTuple):
     """The Gaussian nearest to a density on a grid, and both divergences from it, in nats.
 
     Attributes:
-        mean: (d,)
-        covariance: (d, d)
+        mean: of q. (d,)
+        covariance: of q. (d, d)
         reverse_kl: KL(q || p). ()
         forward_kl: KL(p || q). ()
     """
@@ -26,6 +26,8 @@ class GridGaussian(NamedTuple):
     covariance: Float[Array, "d d"]
     reverse_kl: Float[Array, ""]
     forward_kl: Float[Array, ""]
+
+    __repr__ = records.short_repr
 
 
 def fit_gaussian_on_grid(
@@ -38,26 +40,32 @@ def fit_gaussian_on_grid(
 ) -> GridGaussian:
     """The Gaussian q nearest to a density p that is given on a grid of points of equal volumes.
 
-    KL(q || p) is infinite where q is and p is not: its minimum seeks a mode. KL(p || q) is large where p is and q is
-    not: its minimum covers the mass, and is the Gaussian with the mean and covariance of p.
+    KL(q || p) = E_q[log q - log p] punishes mass of q where p has none, so its minimum seeks a mode. KL(p || q)
+    punishes mass of p where q has none, so its minimum covers p: it is the Gaussian with the mean and covariance of p.
 
     Args:
-        log_density: of p, up to a constant, (m,).
-        points: (m, d), a grid that holds p and q.
+        log_density: log p at the points, up to a constant, (m,).
+        points: a grid that holds the mass of p and q, (m, d).
         direction: "reverse" minimises KL(q || p), by gradient descent; "forward" KL(p || q), in closed form.
-        start: mean from which the descent starts; by default the mean of p. (d,)
+        start: mean from which the descent starts, (d,); by default the mean of p.
         num_steps: of the descent.
 
+    Returns:
+        Mean and covariance of q, and both divergences in nats.
+
     Raises:
-        ValueError: if the shapes do not go together, or the direction is unknown.
+        ValueError: if the shapes do not fit together, the direction is unknown, or num_steps is no positive integer.
+
+    >>> points = jnp.linspace(-5.0, 5.0, 101)[:, None]
+    >>> fitted = fit_gaussian_on_grid(-0.5 * (points[:, 0] - 1) ** 2, points, "forward")
+    >>> round(float(fitted.mean[0]), 2), round(float(fitted.covariance[0, 0]), 2)
+    (1.0, 1.0)
     """
-    if direction not in ("reverse", "forward"):
-        raise ValueError(f"direction must be 'reverse' or 'forward'; got {direction!r}")
+    checks.check_choice("direction", direction, ("reverse", "forward"))
+    checks.check_count("num_steps", num_steps)
     log_density, points = jnp.asarray(log_density), jnp.asarray(points)
-    if points.ndim != 2 or log_density.shape != points.shape[:1]:
-        raise ValueError(
-            f"expected m densities and m points of shape (m, d); got {log_density.shape} and {points.shape}"
-        )
+    checks.check_shape("points", points.shape, ("m", "d"))
+    checks.check_shape("densities", log_density.shape, points.shape[:1], "one for each point")
     start = None if start is None else jnp.asarray(start, points.dtype)
     return GridGaussian(*_fit_on_grid(direction, num_steps, log_density, points, start))
 

@@ -1,7 +1,7 @@
-"""Expectation-maximization: exact for the linear-Gaussian model, by gradients for every other."""
+"""Exact expectation-maximization of the linear-Gaussian model."""
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from vaejax import checks, distributions, models, objectives, training
+from vaejax import distributions, evaluation, objectives, records, training
 from vaejax.distributions import Params
-from vaejax.evaluation import linear_log_likelihood
 from vaejax.models import VAE, linear_decoder
-from vaejax.objectives import Objective
 from vaejax.training import TrainState, TrainStep
 
 
@@ -21,12 +19,12 @@ class EMInfo(NamedTuple):
     """What one round of exact EM reports, in nats per example.
 
     Attributes:
-        bound: the ELBO after the E-step, where it touches log p(x). ()
-        elbo: the same. ()
+        bound: the ELBO after the E-step, where it equals log p(x). ()
+        elbo: the same number. ()
         reconstruction: its part E_q log p(x|z). ()
         kl: its part KL(q(z|x) || p(z)). ()
-        elbo_before: the ELBO before the E-step, with the q that was there. ()
-        log_likelihood: log p(x) before and after the E-step, which does not move it. ()
+        elbo_before: the ELBO before the E-step, with the q of the last round. ()
+        log_likelihood: log p(x), which the E-step does not change. ()
         elbo_after: the ELBO after the M-step, with the q of the E-step. ()
     """
 
@@ -38,27 +36,13 @@ class EMInfo(NamedTuple):
     log_likelihood: Float[Array, ""]
     elbo_after: Float[Array, ""]
 
-
-class GroupInfo(NamedTuple):
-    """What one round of variational EM reports: what the objective did in the last of each kind of steps.
-
-    Attributes:
-        bound: the value in the last M-step. ()
-        elbo: plain ELBO there. ()
-        reconstruction: its part. ()
-        kl: its part. ()
-        bound_before: the value in the first E-step. ()
-    """
-
-    bound: Float[Array, ""]
-    elbo: Float[Array, ""]
-    reconstruction: Float[Array, ""]
-    kl: Float[Array, ""]
-    bound_before: Float[Array, ""]
+    __repr__ = records.short_repr
 
 
 def em(vae: VAE, params: Params, x: ArrayLike, num_steps: int) -> tuple[Params, EMInfo]:
-    """Exact EM of a linear VAE on all of x: log p(x) never falls.
+    """Exact EM of a linear VAE on all of x, in which log p(x) never falls.
+
+    Each round sets q(z|x) to the exact posterior, and then the decoder to where E_q[log p(x, z)] is greatest.
 
     Args:
         vae: a `models.linear_vae` with one learned std, as its default has.
@@ -67,13 +51,14 @@ def em(vae: VAE, params: Params, x: ArrayLike, num_steps: int) -> tuple[Params, 
         num_steps: rounds of one E-step and one M-step.
 
     Returns:
-        The parameters, with an encoder that is the exact posterior before the last M-step, and what each round reports,
-        (num_steps,). To be had in double precision if wanted: EM itself is not stochastic.
+        The parameters, whose encoder is the exact posterior before the last M-step, and what each round reports,
+        (num_steps,). Both are float64 if the parameters and x are.
 
     Raises:
-        ValueError: if num_steps is not a positive integer, the model is not linear and Gaussian, or x is refused by
-            `models.check_data`.
+        ValueError: if num_steps is not a positive integer, the model is not linear and Gaussian with one learned std,
+            or `models.check_data` refuses x.
 
+    >>> from vaejax import models
     >>> vae = models.linear_vae(data_dim=3, latent_dim=1)
     >>> x = jax.random.normal(jax.random.key(0), (50, 3)) * jnp.array([[3.0, 1.0, 1.0]])
     >>> params, history = em(vae, vae.init(jax.random.key(1)), x, num_steps=20)
@@ -82,28 +67,31 @@ def em(vae: VAE, params: Params, x: ArrayLike, num_steps: int) -> tuple[Params, 
 
     Source: Rubin & Thayer 1982; Tipping & Bishop 1999, appendix B; as ascent of one bound, Neal & Hinton 1998.
     """
-    checks.check_count("num_steps", num_steps)
-    models.check_data(vae, params, x)
-    step = make_em_step(vae)
-    state = training.init_state(params, optax.identity())
-    return _run_em(step, num_steps, state, jnp.asarray(x))
+    x = evaluation.checked_examples(vae, params, x, num_steps=num_steps)
+    return _run_em(make_em_step(vae), num_steps, training.init_state(params, optax.identity()), x)
 
 
 def make_em_step(vae: VAE) -> TrainStep:
-    """One round of exact EM on the batch, as a train step: with `training.fit` and the whole set as the batch.
+    """One round of exact EM as a train step, for `training.fit` with the whole set as the batch.
 
-    The E-step first turns the code so that the rows of W are orthogonal, which changes no p(x) and makes the exact
-    posterior a Gaussian of independent units, as q is; then it sets the encoder to that posterior. The M-step sets W, b
-    and s to where the ELBO is greatest. On a batch that is not the whole set a round may lower log p(x) of the set.
+    The E-step is `with_exact_posterior`, the M-step `with_best_decoder`. On a batch that is not the whole set a round
+    may lower log p(x) of the set.
 
     Args:
         vae: a `models.linear_vae` with one learned std, as its default has.
 
     Returns:
-        `(state, key, batch) -> (state, info)` with an `EMInfo`; the key is not used, nor the optimizer's state.
+        `(state, key, batch) -> (state, info)` with an `EMInfo`; neither the key nor the optimizer's state is used.
 
     Raises:
-        ValueError: when it is called, if the model is not linear and Gaussian with one learned std.
+        ValueError: when the step is called, if the model is not linear and Gaussian with one learned std.
+
+    >>> from vaejax import models
+    >>> vae = models.linear_vae(data_dim=3, latent_dim=1)
+    >>> state = training.init_state(vae.init(jax.random.key(0)), optax.identity())
+    >>> state, info = make_em_step(vae)(state, jax.random.key(1), jnp.eye(3))
+    >>> bool(info.elbo_before <= info.elbo <= info.elbo_after)
+    True
     """
     closed_form = objectives.make_linear_elbo(vae)
 
@@ -112,7 +100,7 @@ def make_em_step(vae: VAE) -> TrainStep:
         before, _ = closed_form(state.params, key, x, step=state.step)
         params = with_exact_posterior(vae, state.params)
         touching, info = closed_form(params, key, x, step=state.step)
-        exact = linear_log_likelihood(vae, params, x).mean()
+        exact = evaluation.linear_log_likelihood(vae, params, x).mean()
         params = with_best_decoder(vae, params, x)
         after, _ = closed_form(params, key, x, step=state.step)
         report = EMInfo(touching, touching, info.reconstruction, info.kl, before, exact, after)
@@ -122,13 +110,29 @@ def make_em_step(vae: VAE) -> TrainStep:
 
 
 def with_exact_posterior(vae: VAE, params: Params) -> Params:
-    """The E-step of a linear VAE: the same p(x), with q(z|x) = p(z|x).
+    """The E-step of a linear VAE: parameters of the same p(x), with q(z|x) = p(z|x).
 
-    The code is turned, so that the posterior's covariance is diagonal; the decoder's kernel has orthogonal rows then,
-    by falling length.
+    The posterior's precision is I + W W^T / s^2. The latent is rotated first, so that the rows of W are orthogonal, in
+    order of falling length. This does not change p(x), and it makes the posterior a Gaussian of independent units, as q
+    is.
+
+    Args:
+        vae: a `models.linear_vae` with one learned std.
+        params: its parameters.
+
+    Returns:
+        The parameters, of the same shapes.
 
     Raises:
         ValueError: if the model is not linear and Gaussian with one learned std.
+
+    >>> from vaejax import models
+    >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
+    >>> params, x = vae.init(jax.random.key(0)), jnp.ones((1, 3))
+    >>> exact = with_exact_posterior(vae, params)
+    >>> log_p = evaluation.linear_log_likelihood(vae, params, x)
+    >>> bool(jnp.allclose(evaluation.elbo(vae, exact, jax.random.key(1), x).estimate, log_p, atol=1e-4))
+    True
     """
     kernel, offset, std = linear_decoder(vae, params)
     raw = _shared(params)
@@ -149,112 +153,44 @@ def with_exact_posterior(vae: VAE, params: Params) -> Params:
 
 
 def with_best_decoder(vae: VAE, params: Params, x: Array) -> Params:
-    """The M-step of a linear VAE: W, b and s of greatest ELBO for the q(z|x) that is there.
+    """The M-step of a linear VAE: the W, b and s of greatest ELBO for the encoder's q(z|x).
+
+    Args:
+        vae: a `models.linear_vae` with one learned std.
+        params: its parameters.
+        x: data, (n, *data_shape).
+
+    Returns:
+        The parameters, with the same encoder.
 
     Raises:
         ValueError: if the model is not linear and Gaussian with one learned std.
+
+    >>> from vaejax import models
+    >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
+    >>> params, x = vae.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (50, 3))
+    >>> better = with_best_decoder(vae, params, x)
+    >>> before, after = (evaluation.elbo(vae, p, jax.random.key(2), x).estimate.mean() for p in (params, better))
+    >>> bool(after > before)
+    True
     """
     raw = _shared(params)
     q = vae.encode(params, x)
     means, variances = jnp.asarray(q.mean), jnp.asarray(q.variance)
     rows = x.reshape(len(x), -1)
-    # Regression of x on the code, whose spread within an example adds to that between examples.
-    centred_codes, centred = means - means.mean(axis=0, keepdims=True), rows - rows.mean(axis=0, keepdims=True)
-    second_moment = centred_codes.T @ centred_codes + jnp.diag(variances.sum(axis=0))
-    kernel = jax.scipy.linalg.solve(second_moment, centred_codes.T @ centred, assume_a="pos")
+    # Regression of x on the latent, whose variance within an example adds to its variance between examples.
+    centred_means, centred = means - means.mean(axis=0, keepdims=True), rows - rows.mean(axis=0, keepdims=True)
+    second_moment = centred_means.T @ centred_means + jnp.diag(variances.sum(axis=0))
+    kernel = jax.scipy.linalg.solve(second_moment, centred_means.T @ centred, assume_a="pos")
     offset = rows.mean(axis=0) - means.mean(axis=0) @ kernel
-    residual = ((centred - centred_codes @ kernel) ** 2).sum() + (variances.sum(axis=0) * (kernel**2).sum(axis=1)).sum()
+    residual = ((centred - centred_means @ kernel) ** 2).sum() + (variances.sum(axis=0) * (kernel**2).sum(axis=1)).sum()
     log_std = 0.5 * jnp.log(jnp.maximum(residual / rows.size, jnp.finfo(rows.dtype).tiny))
     return {**params, "decoder": _decoder(kernel, offset, distributions.unbounded_log_std(log_std).astype(raw.dtype))}
 
 
-class GroupStates(NamedTuple):
-    """The optimizer state of `make_variational_em_step`: one for each group of parameters."""
-
-    encoder: Any
-    others: Any
-
-
-def init_groups(
-    params: Params, encoder_optimizer: optax.GradientTransformation, decoder_optimizer: optax.GradientTransformation
-) -> TrainState:
-    """The state before the first step of `make_variational_em_step`."""
-    encoder, others = split_groups(params)
-    states = GroupStates(encoder_optimizer.init(encoder), decoder_optimizer.init(others))
-    return TrainState(params, states, jnp.zeros((), jnp.int32))
-
-
-def make_variational_em_step(
-    objective: Objective,
-    encoder_optimizer: optax.GradientTransformation,
-    decoder_optimizer: optax.GradientTransformation,
-    num_e_steps: int = 1,
-    num_m_steps: int = 1,
-) -> TrainStep:
-    """Variational EM: gradient steps of the encoder alone, then of all else alone, up one and the same bound.
-
-    Args:
-        objective: what is maximised, such as `objectives.make_elbo(vae)`.
-        encoder_optimizer: of `params["encoder"]`, in E-steps.
-        decoder_optimizer: of the rest, in M-steps.
-        num_e_steps: in each round, all on the same batch.
-        num_m_steps: likewise.
-
-    Returns:
-        `(state, key, batch) -> (state, info)` with a `GroupInfo`; the state is one of `init_groups`.
-
-    Raises:
-        ValueError: if a number of steps is not a positive integer.
-
-    Source: Neal & Hinton 1998, "A view of the EM algorithm that justifies incremental, sparse, and other variants".
-    """
-    checks.check_count("num_e_steps", num_e_steps)
-    checks.check_count("num_m_steps", num_m_steps)
-
-    def step(state: TrainState, key: Key[Array, ""], batch: Any) -> tuple[TrainState, GroupInfo]:
-        (key,) = jax.random.split(key, 1)
-
-        def climb(whole, optimizer, group, opt_state, numbers):
-            """Steps of a group, which `whole` completes: the group, the optimizer's state, what each step reports."""
-
-            def one(carry, number):
-                step_key = jax.random.fold_in(key, number)
-                group, opt_state, info = training.ascend(
-                    lambda group: objective(whole(group), step_key, batch, step=state.step), optimizer, *carry
-                )
-                return (group, opt_state), info
-
-            (group, opt_state), reports = lax.scan(one, (group, opt_state), numbers)
-            return group, opt_state, reports
-
-        states: Any = state.opt_state
-        e_numbers, m_numbers = jnp.arange(num_e_steps), num_e_steps + jnp.arange(num_m_steps)
-        encoder, others = split_groups(state.params)
-        encoder, encoder_state, first = climb(
-            lambda encoder: joined(encoder, others), encoder_optimizer, encoder, states.encoder, e_numbers
-        )
-        others, others_state, last = climb(
-            lambda others: joined(encoder, others), decoder_optimizer, others, states.others, m_numbers
-        )
-        info = GroupInfo(last.bound[-1], last.elbo[-1], last.reconstruction[-1], last.kl[-1], first.bound[0])
-        return TrainState(joined(encoder, others), GroupStates(encoder_state, others_state), state.step + 1), info
-
-    return step
-
-
-def split_groups(params: Params) -> tuple[Params, Params]:
-    """The encoder's parameters, and all others."""
-    return params["encoder"], {name: part for name, part in params.items() if name != "encoder"}
-
-
-def joined(encoder: Params, others: Params) -> Params:
-    """The parameters that `split_groups` took apart."""
-    return {**others, "encoder": encoder}
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _run_em(step: TrainStep, num_steps: int, state: TrainState, x: Array) -> tuple[Params, EMInfo]:
-    key = jax.random.key(0)  # that no round uses
+    key = jax.random.key(0)  # no round uses it
 
     def body(state, _):
         return step(state, key, x)

@@ -1,7 +1,6 @@
-"""The best q(z|x) of the family: fitted for each example, or one for all; and what the encoder's q falls short of it."""
+"""The best Gaussian q(z): fitted for each example, or one for all; and how far the encoder's q(z|x) is from it."""
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -11,20 +10,22 @@ import optax
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from vaejax import checks, distributions, evaluation, models, training
+from vaejax import checks, distributions, evaluation, records, training
 from vaejax.distributions import LOG_STD_BOUND, Params
 from vaejax.estimators import monte_carlo
 from vaejax.models import VAE
 
+DISCRETE = "enumerate their posterior, or estimate log p(x) by importance sampling"  # what to do instead
+
 
 class FittedPosterior(NamedTuple):
-    """Gaussians of independent units, one for each example, each fitted by itself.
+    """Gaussians of independent units, one for each example or one for all.
 
     Attributes:
-        q: the distribution, of batch shape (*batch,).
-        elbo: of each example under its own q, by samples drawn after the fit, nats. (*batch,)
-        standard_error: of the ELBO, over the samples. (*batch,)
-        num_steps: of gradient ascent.
+        q: the distribution, of batch shape (*batch,); of batch shape () if it is one for all.
+        elbo: of each example under q, from samples that are drawn after the fit, in nats. (*batch,)
+        standard_error: of the ELBO over the samples. (*batch,)
+        num_steps: steps of gradient ascent.
     """
 
     q: dist.Distribution
@@ -32,18 +33,20 @@ class FittedPosterior(NamedTuple):
     standard_error: Float[Array, " *batch"]
     num_steps: int
 
+    __repr__ = records.short_repr
+
 
 class InferenceGap(NamedTuple):
-    """How far the ELBO is from log p(x), and why; means over examples with their standard errors, in nats.
+    """How far the ELBO is below log p(x), and why; means over examples with their standard errors, in nats.
 
-    gap = approximation + amortization, for each example and so for the means.
+    gap = approximation + amortization, for each example and for the means.
 
     Attributes:
         gap: log p(x) - ELBO of the encoder's q.
-        approximation: log p(x) - ELBO of the best q of the family: what Gaussians of independent units cannot do.
-        amortization: the rest: what the encoder loses by serving all examples with one network.
+        approximation: log p(x) - ELBO of the best q: the cost of a q that is a Gaussian of independent units.
+        amortization: ELBO of the best q - ELBO of the encoder's q: the cost of one network for all examples.
         log_likelihood: mean of log p(x), by importance sampling from the best q.
-        per_example: gap, approximation and amortization of each. (3, n)
+        per_example: gap, approximation and amortization of each example. (3, n)
     """
 
     gap: evaluation.Average
@@ -51,6 +54,8 @@ class InferenceGap(NamedTuple):
     amortization: evaluation.Average
     log_likelihood: evaluation.Average
     per_example: Float[Array, "3 n"]
+
+    __repr__ = records.short_repr
 
 
 def fit_posterior(
@@ -66,28 +71,33 @@ def fit_posterior(
     eval_samples: int = 1000,
     batch_size: int = 100,
 ) -> FittedPosterior:
-    """Variational inference as it was before amortization: for each example a Gaussian of its own, by gradient ascent.
+    """Variational inference without an encoder: the Gaussian q(z) of highest ELBO for each example, by gradient ascent.
 
-    Adam ascends the ELBO of each example in the mean and log std of its q, with the reparameterized gradient that
-    sticks the landing, whose noise dies out as q nears the posterior; the rate falls to 0 along a cosine.
+    For each example Adam maximises E_q[log p(x, z) - log q(z)] in the mean and log std of q. The gradient is the
+    reparameterized one that sticks the landing, so its noise vanishes as q nears the posterior. The learning rate falls
+    to 0 along a cosine.
 
     Args:
-        vae: the model, with a continuous code and a normal prior's support.
-        params: its parameters, which stay.
+        vae: the model, with continuous latents on the whole real line.
+        params: its parameters, which are not changed.
         key: example i uses `fold_in(key, i)`.
         x: data, (*batch, *data_shape).
-        num_steps: of gradient ascent.
-        num_samples: of z for each gradient.
+        num_steps: steps of gradient ascent.
+        num_samples: samples of z for each gradient.
         learning_rate: at the start.
-        start: where to start, normal, of batch shape (*batch,) or (); by default the encoder's q. From several starts
-            the best of several modes may be had.
+        start: where to start, normal, of batch shape (*batch,) or (); by default the encoder's q. Where the posterior
+            has several modes, fits from several starts may find different ones.
         eval_samples: for the ELBO that is returned.
         batch_size: examples at once.
 
-    Raises:
-        ValueError: if a number is out of range, the code is discrete, `start` is of another shape or not normal, or x
-            is refused by `models.check_data`.
+    Returns:
+        The fitted q of each example, and the ELBO under it in nats.
 
+    Raises:
+        ValueError: if a number is out of range, the latents are discrete, `start` is of another shape or not normal, or
+            `models.check_data` refuses x.
+
+    >>> from vaejax import models
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> params, x = vae.init(jax.random.key(0)), jnp.ones((7, 3))
     >>> fit_posterior(vae, params, jax.random.key(1), x, num_steps=100).q.batch_shape
@@ -95,27 +105,13 @@ def fit_posterior(
 
     Source: Hoffman et al. 2013, "Stochastic variational inference"; Cremer, Li & Duvenaud 2018.
     """
-    counts = {
-        "num_steps": num_steps,
-        "num_samples": num_samples,
-        "eval_samples": eval_samples,
-        "batch_size": batch_size,
-    }
-    for name, number in counts.items():
-        checks.check_count(name, number)
-    _check_rate(learning_rate)
-    models.check_data(vae, params, x)
-    x = jnp.asarray(x)
-    check_continuous(vae, params)
+    counts = {"num_samples": num_samples, "eval_samples": eval_samples, "batch_size": batch_size}
+    x = _checked(vae, params, x, learning_rate, num_steps=num_steps, **counts)
     encoded = vae.encode(params, x)
     start = encoded if start is None else start
     if not isinstance(distributions.without_wrappers(start), dist.Normal):
         raise ValueError(f"expected a normal start, of independent units; got {distributions.name_of(start)}")
-    if start.batch_shape not in ((), encoded.batch_shape) or start.event_shape != encoded.event_shape:
-        raise ValueError(
-            f"expected a start of batch shape {encoded.batch_shape} or () and event shape {encoded.event_shape}; got "
-            f"{start.batch_shape} and {start.event_shape}"
-        )
+    check_start(start, encoded.event_shape, encoded.batch_shape, ())
     shape = (*encoded.batch_shape, *encoded.event_shape)
     mean, std = (jnp.broadcast_to(jnp.asarray(part), shape) for part in (start.mean, jnp.sqrt(start.variance)))
     settings = (num_steps, num_samples, learning_rate, eval_samples, batch_size)
@@ -135,31 +131,33 @@ def fit_shared_posterior(
     learning_rate: float = 0.02,
     eval_samples: int = 100,
 ) -> FittedPosterior:
-    """One Gaussian q(z) for all examples: what is lost if q is not conditioned on x.
+    """One Gaussian q(z) for all examples, the one of highest mean ELBO: what is lost if q does not depend on x.
 
     Args:
         vae: the model.
-        params: its parameters, which stay.
+        params: its parameters, which are not changed.
         key: consumed.
         x: data, (n, *data_shape).
-        num_steps: of gradient ascent, on one batch and one sample for each example each.
+        num_steps: steps of gradient ascent, each on one batch with one sample of z for each example.
         batch_size: examples in a batch.
         learning_rate: at the start; it falls to 0 along a cosine.
         eval_samples: for the ELBO of each example.
 
     Returns:
-        `q` of batch shape (), and the ELBO of each example under it.
+        `q` of batch shape (), and the ELBO of each example under it in nats, (n,).
 
     Raises:
         ValueError: as `fit_posterior`.
+
+    >>> from vaejax import models
+    >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
+    >>> params, x = vae.init(jax.random.key(0)), jnp.ones((7, 3))
+    >>> shared = fit_shared_posterior(vae, params, jax.random.key(1), x, num_steps=50)
+    >>> shared.q.batch_shape, shared.elbo.shape
+    ((), (7,))
     """
     counts = {"num_steps": num_steps, "eval_samples": eval_samples, "batch_size": batch_size}
-    for name, number in counts.items():
-        checks.check_count(name, number)
-    _check_rate(learning_rate)
-    models.check_data(vae, params, x)
-    check_continuous(vae, params)
-    x = models.with_batch_axis(vae, params, x)
+    x = _checked(vae, params, x, learning_rate, least=1, **counts)
     settings = (num_steps, min(batch_size, len(x)), learning_rate, eval_samples)
     mean, log_std, elbo, error = _fit_shared(vae, settings, params, key, x)
     return FittedPosterior(dist.Normal(mean, jnp.exp(log_std)).to_event(1), elbo, error, num_steps)
@@ -175,9 +173,10 @@ def inference_gap(
     num_samples: int = 5000,
     batch_size: int = 100,
 ) -> InferenceGap:
-    """The gap between log p(x) and the ELBO, split into what the family of q and what amortization costs.
+    """The gap between log p(x) and the ELBO, split into the cost of q's family and the cost of amortization.
 
-    Log p(x) is importance-sampled from the best q, which is at least as good a proposal as the encoder's.
+    The best q comes from `fit_posterior`. Log p(x) is importance-sampled from it, because it is at least as good a
+    proposal as the encoder's q.
 
     Args:
         vae: the model.
@@ -188,8 +187,17 @@ def inference_gap(
         num_samples: K of log p(x), and samples of each ELBO.
         batch_size: examples at once.
 
+    Returns:
+        The gap and its two parts in nats, averaged over examples and for each example.
+
     Raises:
         ValueError: as `fit_posterior`.
+
+    >>> from vaejax import models
+    >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
+    >>> params, x = vae.init(jax.random.key(0)), jnp.eye(3)
+    >>> inference_gap(vae, params, jax.random.key(1), x, num_steps=50, num_samples=100).per_example.shape
+    (3, 3)
 
     Source: Cremer, Li & Duvenaud 2018, "Inference suboptimality in variational autoencoders".
     """
@@ -220,14 +228,10 @@ class _Sampled(NamedTuple):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _fit(vae, settings, params, key, x, mean, log_std):
     num_steps, num_samples, learning_rate, eval_samples, batch_size = settings
-    batch_shape, latent_shape = mean.shape[:-1], mean.shape[-1:]
-    mean, log_std = mean.reshape(-1, *latent_shape), log_std.reshape(-1, *latent_shape)
-    x = x.reshape(len(mean), *x.shape[len(batch_shape) :])
     prior = vae.prior(params)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 
-    def one_example(index_and_start):
-        index, x, mean, log_std = index_and_start
+    def one_example(index, x, mean, log_std):
         example_key = jax.random.fold_in(key, index)
 
         def log_w(free, detached, key):
@@ -252,10 +256,9 @@ def _fit(vae, settings, params, key, x, mean, log_std):
         (free, _), _ = lax.scan(step, (free, optimizer.init(free)), jnp.arange(num_steps))
         final_key = jax.random.fold_in(example_key, num_steps)
         terms = monte_carlo.over_samples(lambda key: log_w(free, free, key), final_key, eval_samples, chunk_size=50)
-        return *free, *_mean_and_error(terms)
+        return *free, *evaluation.mean_and_error(terms)
 
-    results = monte_carlo.over_examples(one_example, (jnp.arange(len(x)), x, mean, log_std), batch_size)
-    return jax.tree.map(lambda leaf: leaf.reshape(*batch_shape, *leaf.shape[1:]), results)
+    return evaluation.over_batch(one_example, vae, params, x, batch_size, mean, log_std)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -285,35 +288,25 @@ def _fit_shared(vae, settings, params, key, x):
     zeros = jnp.zeros(prior.event_shape, jnp.asarray(prior.mean).dtype)
     (free, _), _ = lax.scan(step, ((zeros, zeros), optimizer.init((zeros, zeros))), jnp.arange(num_steps))
 
-    def evaluate(index_and_x):
-        index, x = index_and_x
+    def evaluate(index, x):
         key = jax.random.fold_in(eval_key, index)
         terms = monte_carlo.over_samples(lambda key: log_w(free, x, key), key, eval_samples, chunk_size=50)
-        return _mean_and_error(terms)
+        return evaluation.mean_and_error(terms)
 
-    return (*free, *monte_carlo.over_examples(evaluate, (jnp.arange(len(x)), x), 100))
-
-
-def _mean_and_error(terms: Float[Array, " n"]) -> tuple[Array, Array]:
-    number = terms.shape[0]
-    error = terms.std(ddof=1) / math.sqrt(number) if number > 1 else jnp.full_like(terms[0], math.nan)
-    return terms.mean(), error
+    return *free, *evaluation.over_batch(evaluate, vae, params, x, 100)
 
 
-def _check_rate(learning_rate: float) -> None:
-    if not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate must be a positive number; got {learning_rate!r}")
+def _checked(vae: VAE, params: Params, x: ArrayLike, learning_rate: float, least: int = 0, **counts: int) -> Array:
+    checks.check_number("learning_rate", learning_rate, above=0)
+    x = evaluation.checked_examples(vae, params, x, least, **counts)
+    evaluation.check_continuous(vae, params, DISCRETE)
+    return x
 
 
-def check_continuous(vae: VAE, params: Params) -> None:
-    """Refuse a discrete code.
-
-    Raises:
-        ValueError: if the prior is discrete.
-    """
-    prior = vae.prior(params)
-    if prior.is_discrete:
+def check_start(start: dist.Distribution, event_shape: tuple[int, ...], *batch_shapes: tuple[int, ...]) -> None:
+    """Refuse a start of another event shape, or of none of the batch shapes."""
+    if start.event_shape != event_shape or start.batch_shape not in batch_shapes:
         raise ValueError(
-            f"expected a continuous code; got a discrete one, {distributions.name_of(prior)}: its posterior can be "
-            "enumerated, or estimated by importance sampling"
+            f"expected a start of batch shape {' or '.join(map(str, batch_shapes))} and event shape {event_shape}; got "
+            f"{start.batch_shape} and {start.event_shape}"
         )

@@ -1,8 +1,18 @@
-"""The gradient laboratory: moments, summaries, costs and comparisons of estimators."""
+"""The gradient laboratory: the noise of gradients, what they cost, and estimators side by side.
+
+moments = gradient_moments(objective, params, key, x, num_repeats=1000)
+summarize(moments)["encoder"].signal_to_noise
+cost({"K=1": objective}, params, key, x)["K=1"].seconds
+rows = compare(vae, params, key, x, {"pathwise": estimators.pathwise(), ...}, num_samples=(1, 4, 16, 64))
+"""
 
 from vaejax.laboratory.comparison import (
+    NoiseRatios,
     Row,
     compare,
+    measure_noise,
+    noise_ratios,
+    serving,
 )
 from vaejax.laboratory.costs import (
     Cost,
@@ -14,6 +24,7 @@ from vaejax.laboratory.moments import (
     gradient_moments,
 )
 from vaejax.laboratory.summaries import (
+    Ratio,
     Summary,
     noise_ratio,
     shared_signal_to_noise,
@@ -23,13 +34,18 @@ from vaejax.laboratory.summaries import (
 __all__ = [
     "Cost",
     "GradientMoments",
+    "NoiseRatios",
+    "Ratio",
     "Row",
     "Summary",
     "compare",
     "cost",
     "gradient_moments",
+    "measure_noise",
     "noise_ratio",
+    "noise_ratios",
     "seconds_ratio",
+    "serving",
     "shared_signal_to_noise",
     "summarize",
 ]

@@ -1,50 +1,58 @@
-"""The noise of gradients: their moments over many repeats, what they cost, and estimators side by side.
+"""Estimators side by side: which can serve, how noisy their gradients are, what they cost, and how they compare.
 
-moments = gradient_moments(objective, params, key, x, num_repeats=1000)
-summarize(moments)["encoder"].signal_to_noise
-cost({"K=1": objective}, params, key, x)["K=1"].seconds
-rows = compare(vae, params, key, x, {"pathwise": estimators.pathwise(), ...}, num_samples=(1, 4, 16, 64))
+`compare` does all of it at one point of training, by the other functions of this file. A study of many points, or with
+references of its own, calls those.
 """
 
 import functools
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Key
 
-from vaejax import models, objectives
+from vaejax import checks, models, objectives
 from vaejax.distributions import Params
 from vaejax.laboratory.costs import Cost, cost, seconds_ratio
-from vaejax.laboratory.moments import GradientMoments, GradientObjective, gradient, gradient_moments
-from vaejax.laboratory.summaries import Summary, noise_ratio, summarize
+from vaejax.laboratory.moments import (
+    GradientMoments,
+    GradientObjective,
+    gradient,
+    gradient_moments,
+    groups,
+    with_own_baseline,
+)
+from vaejax.laboratory.summaries import Ratio, Summary, noise_ratio, summarize
 from vaejax.models import VAE
+
+Setting = tuple[str, int]  # the name of an estimator, and K
 
 
 @dataclass(frozen=True)
 class Row:
     """One line of `compare`: an estimator with K samples. `dataclasses.asdict(row)` is ready for JSON.
 
-    Ratios are to the estimator that was chosen for comparison, and None where they are undefined.
+    Ratios compare one gradient of the row with one of the row named in `relative_to`. They have no unit, and are None
+    where they are undefined.
 
     Attributes:
         estimator: its name.
         num_samples: K.
-        refusal: why the estimator cannot serve here, in its own words; then all that follows is empty or None.
+        refusal: why the estimator cannot serve here, in its own words; all that follows is then None.
         summaries: of the whole gradient ("total") and of each part of the parameters ("encoder", "decoder").
         cost: of one gradient.
-        variance_ratio: of the variances of one gradient.
-        variance_ratio_lower: end of its confidence interval.
-        variance_ratio_upper: other end.
-        samples_ratio: of K x variance: how many times the samples it takes to reach the same noise.
-        samples_ratio_lower: end of its confidence interval.
-        samples_ratio_upper: other end.
-        work_ratio: of seconds x variance: how many times the time it takes to reach the same noise.
-        work_ratio_lower: end of its confidence interval, that of the clock included.
-        work_ratio_upper: other end.
+        variance_ratio: ratio of the variances.
+        variance_ratio_lower: lower end of its confidence interval.
+        variance_ratio_upper: upper end.
+        samples_ratio: ratio of K x variance: how many times the samples it takes to reach the same variance.
+        samples_ratio_lower: lower end of its confidence interval.
+        samples_ratio_upper: upper end.
+        work_ratio: ratio of seconds x variance: how many times the seconds it takes to reach the same variance.
+        work_ratio_lower: lower end of its confidence interval, which allows for the noise of the clock too.
+        work_ratio_upper: upper end.
     """
 
     estimator: str
@@ -63,6 +71,20 @@ class Row:
     work_ratio_upper: float | None = None
 
 
+class NoiseRatios(NamedTuple):
+    """How a gradient compares with another; each field is a ratio with both ends of its interval, as in `noise_ratio`.
+
+    Attributes:
+        variance: of one gradient.
+        samples: how many times the samples it takes to reach the same variance.
+        seconds: how many times the seconds.
+    """
+
+    variance: Ratio
+    samples: Ratio
+    seconds: Ratio
+
+
 def compare(
     vae: VAE,
     params: Params,
@@ -73,7 +95,7 @@ def compare(
     *,
     num_repeats: int = 1000,
     make_objective: Callable[..., GradientObjective] = objectives.make_elbo,
-    relative_to: tuple[str, int] = ("pathwise", 1),
+    relative_to: Setting = ("pathwise", 1),
     group: str = "total",
     reference: Any = None,
     baselines: Mapping[str, Params] | None = None,
@@ -82,32 +104,36 @@ def compare(
     num_rounds: int = 20,
     level: float = 0.99,
 ) -> list[Row]:
-    """Estimators by number of samples: how noisy their gradients are, what they cost, and what the same noise would.
+    """Compare estimators, each with several K: how noisy a gradient is, what it costs, and both in relation to one.
 
-    Calls with other parameters, at another point of training say, compile nothing anew.
+    A second call with the same estimators and other parameters, at another point of training say, compiles nothing.
 
     Args:
         vae: the model.
         params: its parameters.
         key: consumed; the noise of a row does not depend on which other rows there are.
-        x: data, (*batch, *data_shape), the same for all.
-        estimators: by name. One that cannot serve the model or K gives a row that says why.
+        x: data, the same for all. (*batch, *data_shape)
+        estimators: by name. One that cannot serve the model or K gets a row that says why.
         num_samples: values of K.
         num_repeats: gradients behind each row.
         make_objective: `(vae, estimator, K) -> objective`, such as `objectives.make_iwae`.
-        relative_to: name and K of the row that the ratios are relative to.
+        relative_to: name and K of the row that the ratios compare with.
         group: the part of the parameters that the ratios are about, such as "encoder".
-        reference: what the mean gradient should be, as in `summarize`. By default, the mean of the estimator that is
-            named in `relative_to` with the K of the row: it must be unbiased, and is not compared with itself.
+        reference: what the mean gradient should be, as in `summarize`. By default it is the mean gradient of the
+            estimator named in `relative_to`, with the K of the row. That estimator must then be unbiased; its own rows
+            have no reference.
         baselines: by name of an estimator, the parameters of its trained baseline, for `params["baseline"]`.
-        step: handed to the objectives.
+        step: passed to the objectives.
         chunk_size: gradients computed at once; see `gradient_moments`.
-        num_rounds: gradients timed for each row, all rows by turns.
+        num_rounds: gradients timed for each row; the rows take turns.
         level: of the confidence intervals.
 
+    Returns:
+        A row for each estimator and K: estimators in their order, and for each the K in theirs.
+
     Raises:
-        ValueError: if there is no row as named in `relative_to`, or its estimator cannot serve; a number is out of
-            range; or x is refused by `models.check_data`.
+        ValueError: if `relative_to` names no row or one that cannot serve, `group` names no part of the parameters, a
+            number is out of range, or `models.check_data` refuses x.
 
     >>> from vaejax import estimators
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
@@ -119,58 +145,43 @@ def compare(
     models.check_data(vae, params, x)
     x = jnp.asarray(x)
     settings = [(name, number) for name in estimators for number in num_samples]
-    if relative_to not in settings:
-        raise ValueError(f"relative_to must be one of the rows, {settings}; got {relative_to!r}")
-    row_params = {name: params for name in estimators}
-    row_params |= {name: {**params, "baseline": baseline} for name, baseline in (baselines or {}).items()}
+    checks.check_choice("relative_to", relative_to, settings)
+    own = {setting: baselines[setting[0]] for setting in settings if setting[0] in (baselines or {})}
+    own_params = with_own_baseline(params, own, relative_to)
+    checks.check_choice("group", group, [node for node in groups(own_params) if "." not in node])
     moments_key, cost_key = jax.random.split(key)
 
-    served, refusals = {}, {}
-    for name, number in settings:
-        try:
-            objective = _objective(make_objective, vae, estimators[name], number)
-            jax.eval_shape(functools.partial(gradient, objective), row_params[name], cost_key, x, step)
-            served[name, number] = objective
-        except ValueError as error:
-            if (name, number) == relative_to:
-                raise
-            refusals[name, number] = str(error)
+    def objective_of(setting: Setting) -> GradientObjective:
+        return _objective(make_objective, vae, estimators[setting[0]], setting[1])
 
-    def moments_of(name: str, number: int) -> GradientMoments:
-        row_key = jax.random.fold_in(jax.random.fold_in(moments_key, zlib.crc32(name.encode())), number)
-        objective = served[name, number]
-        return gradient_moments(objective, row_params[name], row_key, x, num_repeats, chunk_size=chunk_size, step=step)
-
-    unbiased = {number: moments_of(name, number) for name, number in served if name == relative_to[0]}
-    summaries = {}
-    for name, number in served:
-        is_reference = name == relative_to[0]
-        moments = unbiased[number] if is_reference else moments_of(name, number)
-        expected = unbiased.get(number) if reference is None and not is_reference else reference
-        parts = summarize(moments, expected, level)
-        summaries[name, number] = {node: part for node, part in parts.items() if "." not in node}
-    if group not in summaries[relative_to]:
-        raise ValueError(f"group must be one of {list(summaries[relative_to])}; got {group!r}")
-
-    own_baselines = {
-        setting: row_params[setting[0]]["baseline"] for setting in served if setting[0] in (baselines or {})
+    served, refusals = serving(objective_of, settings, params, x, step=step, baselines=own)
+    if relative_to in refusals:
+        raise ValueError(refusals[relative_to])
+    keys = {
+        (name, number): jax.random.fold_in(jax.random.fold_in(moments_key, zlib.crc32(name.encode())), number)
+        for name, number in served
     }
-    costs = cost(served, params, cost_key, x, step=step, baselines=own_baselines, num_rounds=num_rounds)
+    summaries = measure_noise(
+        served,
+        params,
+        keys,
+        x,
+        num_repeats,
+        reference_of=lambda setting: (relative_to[0], setting[1]),
+        reference=reference,
+        baselines=own,
+        step=step,
+        chunk_size=chunk_size,
+        level=level,
+    )
+    costs = cost(served, params, cost_key, x, step=step, baselines=own, num_rounds=num_rounds)
+    noise = {setting: parts[group] for setting, parts in summaries.items()}
 
-    def row(setting: tuple[str, int]) -> Row:
+    def row(setting: Setting) -> Row:
         if setting in refusals:
             return Row(*setting, refusals[setting])
-        noises = summaries[setting][group], summaries[relative_to][group]
-        seconds = seconds_ratio(costs[setting], costs[relative_to], level)
-        return Row(
-            *setting,
-            None,
-            summaries[setting],
-            costs[setting],
-            *noise_ratio(*noises),
-            *noise_ratio(*noises, price=setting[1] / relative_to[1]),
-            *noise_ratio(*noises, *seconds),
-        )
+        variance, samples, seconds = noise_ratios(noise, costs, setting, relative_to, level)
+        return Row(*setting, None, summaries[setting], costs[setting], *variance, *samples, *seconds)
 
     return [row(setting) for setting in settings]
 
@@ -179,3 +190,141 @@ def compare(
 def _objective(make_objective, vae, estimator, num_samples) -> GradientObjective:
     """The same closure for the same arguments, so that what was compiled for it is found again."""
     return make_objective(vae, estimator, num_samples)
+
+
+def serving(
+    objective_of: Callable[[Setting], GradientObjective],
+    settings: Iterable[Setting],
+    params: Params,
+    x: ArrayLike,
+    *,
+    step: ArrayLike | None = None,
+    baselines: Mapping[Setting, Params] | None = None,
+) -> tuple[dict[Setting, GradientObjective], dict[Setting, str]]:
+    """The objectives that have a gradient here, and why the others have none. Nothing is compiled or computed.
+
+    Args:
+        objective_of: makes the objective of a setting, or raises a `ValueError` that says why it cannot.
+        settings: names of estimators, each with a K.
+        params: the model's parameters.
+        x: data.
+        step: passed to the objectives.
+        baselines: by setting, the parameters of its trained baseline, for `params["baseline"]`.
+
+    Returns:
+        The objectives by setting, and the words of the refusal by setting. Each setting is in one of the two.
+
+    >>> from vaejax import estimators
+    >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
+    >>> def leave_one_out(setting):
+    ...     return objectives.make_elbo(vae, estimators.score_function("leave_one_out"), num_samples=setting[1])
+    >>> settings = [("leave-one-out", 1), ("leave-one-out", 2)]
+    >>> served, refusals = serving(leave_one_out, settings, vae.init(jax.random.key(0)), jnp.ones((7, 3)))
+    >>> list(served), list(refusals)
+    ([('leave-one-out', 2)], [('leave-one-out', 1)])
+    """
+    served, refusals = {}, {}
+    for setting in settings:
+        try:
+            objective = objective_of(setting)
+            own_params = with_own_baseline(params, baselines, setting)
+            jax.eval_shape(functools.partial(gradient, objective), own_params, jax.random.key(0), x, step)
+            served[setting] = objective
+        except ValueError as error:
+            refusals[setting] = str(error)
+    return served, refusals
+
+
+def measure_noise(
+    served: Mapping[Setting, GradientObjective],
+    params: Params,
+    keys: Mapping[Setting, Key[Array, ""]],
+    x: ArrayLike,
+    num_repeats: int = 1000,
+    *,
+    reference_of: Callable[[Setting], Setting],
+    reference: Any = None,
+    baselines: Mapping[Setting, Params] | None = None,
+    step: ArrayLike | None = None,
+    chunk_size: int = 1,
+    level: float = 0.99,
+    map_jobs: Callable[..., Iterable[Any]] = map,
+) -> dict[Setting, dict[str, Summary]]:
+    """Summaries of the gradients of several objectives, each beside the mean gradient of another that is unbiased.
+
+    Args:
+        served: the objectives by setting, as `serving` returns them.
+        params: the model's parameters, the same for all.
+        keys: by setting; consumed.
+        x: data, the same for all.
+        num_repeats: gradients behind each summary.
+        reference_of: `setting -> setting`: whose mean gradient is the reference of this one. One that names itself is
+            such a reference, and has none.
+        reference: the reference of all, as in `summarize`, instead of those.
+        baselines: by setting, the parameters of its trained baseline, for `params["baseline"]`.
+        step: passed to the objectives.
+        chunk_size: gradients computed at once; see `gradient_moments`.
+        level: of the confidence intervals.
+        map_jobs: `map`, or a function like it that works in threads, so that programs compile side by side.
+
+    Returns:
+        By setting, the summaries of the whole gradient ("total") and of each part of the parameters ("encoder", ...).
+
+    >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
+    >>> served = {("pathwise", K): objectives.make_elbo(vae, num_samples=K) for K in (1, 4)}
+    >>> keys = dict(zip(served, jax.random.split(jax.random.key(0), 2)))
+    >>> params, x = vae.init(jax.random.key(1)), jnp.ones((7, 3))
+    >>> summaries = measure_noise(served, params, keys, x, 10, reference_of=lambda setting: ("pathwise", 4))
+    >>> list(summaries["pathwise", 1])
+    ['total', 'decoder', 'encoder']
+    """
+
+    def moments_of(setting: Setting) -> GradientMoments:
+        own_params = with_own_baseline(params, baselines, setting)
+        objective = served[setting]
+        return gradient_moments(objective, own_params, keys[setting], x, num_repeats, chunk_size=chunk_size, step=step)
+
+    is_reference = {setting: reference_of(setting) == setting for setting in served}
+    references: dict[Setting, GradientMoments] = {}
+    summaries = {}
+    for chosen in (True, False):  # the references first; of the others no moments are kept
+        group = [setting for setting in served if is_reference[setting] is chosen]
+        for setting, moments in zip(group, map_jobs(moments_of, group), strict=True):
+            if chosen:
+                references[setting] = moments
+            expected = None if chosen else references.get(reference_of(setting))
+            parts = summarize(moments, expected if reference is None else reference, level)
+            summaries[setting] = {node: part for node, part in parts.items() if "." not in node}
+    return summaries
+
+
+def noise_ratios(
+    summaries: Mapping[Setting, Summary],
+    costs: Mapping[Setting, Cost],
+    setting: Setting,
+    relative_to: Setting,
+    level: float = 0.99,
+) -> NoiseRatios:
+    """The variance of a gradient, and the samples and seconds that it takes to reduce it, relative to another.
+
+    Args:
+        summaries: by setting, of the same group of coordinates.
+        costs: by setting.
+        setting: of the gradient.
+        relative_to: of the one to compare with.
+        level: of the confidence intervals; that of the summaries.
+
+    Returns:
+        Three ratios, each with both ends of its interval.
+
+    >>> summary = Summary(*(1, 3.0, 4.0, 3.0, 5.0), *[None] * 7)
+    >>> costs = {("a", 4): Cost(4.0, None, 3.0, 3.0, 3.0, 20), ("b", 1): Cost(1.0, None, 2.0, 2.0, 2.0, 20)}
+    >>> ratios = noise_ratios(dict.fromkeys(costs, summary), costs, ("a", 4), ("b", 1))
+    >>> ratios.variance[0], ratios.samples[0], ratios.seconds[0]
+    (1.0, 4.0, 1.5)
+    """
+    noises = summaries[setting], summaries[relative_to]
+    seconds = seconds_ratio(costs[setting], costs[relative_to], level)
+    return NoiseRatios(
+        noise_ratio(*noises), noise_ratio(*noises, price=setting[1] / relative_to[1]), noise_ratio(*noises, *seconds)
+    )

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,13 @@ from jax.interpreters import partial_eval
 from jaxtyping import Array, ArrayLike, Key
 
 from vaejax import checks, models
-from vaejax.laboratory.moments import GradientObjective, checked_objective, gradient, normal_quantile
+from vaejax.laboratory.moments import (
+    GradientObjective,
+    checked_objective,
+    gradient,
+    normal_quantile,
+    with_own_baseline,
+)
 
 
 @dataclass(frozen=True)
@@ -21,14 +27,14 @@ class Cost:
     """What one gradient of a batch costs.
 
     Attributes:
-        decoder_evaluations: codes decoded for each example on the way forward; the way back costs about twice as much
-            where the gradient passes through the decoder. None where the model was not made by `models.make_vae`, the
-            objective does not report `per_example`, or a loop of unknown length decodes.
-        flops: floating point operations; see `cost`. None where XLA does not count them.
-        seconds: median over the rounds.
+        decoder_evaluations: latents decoded for each example in the forward pass. Where the gradient passes through
+            the decoder, the backward pass costs about twice as much again. None if `models.make_vae` did not make the
+            model, the objective does not report `per_example`, or a loop of unknown length decodes.
+        flops: floating point operations, as `cost` counts them. None where XLA does not count them.
+        seconds: wall time, median over the rounds.
         seconds_lower: first quartile.
         seconds_upper: third quartile.
-        num_rounds: how many were timed.
+        num_rounds: number of rounds that were timed.
     """
 
     decoder_evaluations: float | None
@@ -40,21 +46,26 @@ class Cost:
 
 
 def seconds_ratio(cost: Cost, unit: Cost, level: float = 0.99) -> tuple[float, float]:
-    """How many times the seconds of another gradient one takes, and the error of the ratio's logarithm at a level.
+    """How many times the seconds of another gradient one gradient takes, and how well the clock knows that.
 
-    The ratio lies between `ratio * exp(-error)` and `ratio * exp(error)`. The standard error of a median is 0.93 times
-    the distance of the quartiles over sqrt(n), for n normal numbers.
+    The true ratio lies between `ratio * exp(-error)` and `ratio * exp(error)`, at the level of confidence. This uses
+    that the standard error of the median of n normal numbers is 0.93 times the distance of their quartiles, over
+    sqrt(n).
 
     Args:
-        cost: of the one.
-        unit: of the other; the ratio of a cost to itself is 1 without error.
+        cost: of the gradient.
+        unit: of the gradient to compare with. Compared with itself (the same object), a cost has ratio 1, error 0.
         level: of the interval.
+
+    Returns:
+        The ratio of the median seconds, and the error of its logarithm: half the width of the confidence interval.
 
     Raises:
         ValueError: if level is not between 0 and 1.
 
-    >>> seconds_ratio(Cost(1.0, None, 4.0, 3.9, 4.1, 30), Cost(1.0, None, 2.0, 2.0, 2.0, 30))[0]
-    2.0
+    >>> ratio, error = seconds_ratio(Cost(1.0, None, 4.0, 3.9, 4.1, 30), Cost(1.0, None, 2.0, 2.0, 2.0, 30))
+    >>> ratio, round(error, 3)
+    (2.0, 0.022)
     """
     z = normal_quantile(level)
     if cost is unit:
@@ -74,22 +85,30 @@ def cost(
     step: ArrayLike | None = None,
     baselines: Mapping[Hashable, Any] | None = None,
     num_rounds: int = 20,
+    map_jobs: Callable[..., Iterable[Any]] = map,
 ) -> dict[Hashable, Cost]:
-    """Decoder evaluations, FLOPs and seconds of one gradient of each objective, measured side by side.
+    """Count the decoder evaluations and FLOPs of one gradient of each objective, and time them side by side.
 
-    In each round every objective takes one gradient, so that a machine that slows down slows all of them. Compilation
-    and a first call come before. The FLOPs are XLA's count for the program that is given to its compiler: the compiler
-    may hide matrix products in library calls, which count for nothing. XLA also counts the body of a loop once; here it
-    counts as often as it runs, where that is known beforehand.
+    All programs are compiled and called once before the clock starts. In each round every objective then computes one
+    gradient, so that a machine that slows down slows all of them.
+
+    The FLOPs are XLA's count, of the program before XLA optimizes it; in the optimized one, matrix products may be
+    library calls, which XLA counts as nothing. XLA counts the body of a loop once; here it counts as often as it runs,
+    if that is known before it runs.
 
     Args:
-        objectives: `(params, key, x, *, step) -> (value, info)`, or `(params, key) -> (value, info)` with x = None.
+        objectives: by name; `(params, key, x, *, step) -> (value, info)`, or `(params, key) -> (value, info)` with
+            x = None.
         params: the parameters, the same for all.
         key: consumed.
         x: a batch of data.
-        step: handed to the objectives.
-        baselines: by the name of an objective, the parameters that it finds in `params["baseline"]`.
+        step: passed to the objectives.
+        baselines: by the name of an objective, the parameters of its trained baseline, for `params["baseline"]`.
         num_rounds: gradients timed for each objective.
+        map_jobs: `map`, or a function like it that works in threads, so that the programs compile side by side.
+
+    Returns:
+        The costs by name.
 
     Raises:
         ValueError: if num_rounds is not a positive integer, or an objective does not return `(value, info)`.
@@ -103,20 +122,27 @@ def cost(
     {'K=1': 1.0, 'K=4': 4.0}
     """
     checks.check_count("num_rounds", num_rounds)
-    own_params = {name: params for name in objectives}
-    own_params |= {name: {**params, "baseline": baseline} for name, baseline in (baselines or {}).items()}
+    own_params = {name: with_own_baseline(params, baselines, name) for name in objectives}
+    round_keys = jax.random.split(key, num_rounds + 1)
+    first, *rounds = (jax.random.split(round_key, len(objectives)) for round_key in round_keys)
+
+    def prepare(name: Hashable, gradient_key: Key[Array, ""]) -> tuple[float | None, float | None]:
+        arguments = (objectives[name], own_params[name], gradient_key, x, step)
+        jax.block_until_ready(_jitted_gradient(*arguments))
+        return _decoder_evaluations(*arguments), _flops(*arguments)
+
+    counts = list(map_jobs(prepare, objectives, first))
     seconds: dict[Hashable, list[float]] = {name: [] for name in objectives}
-    for round_key in jax.random.split(key, num_rounds + 1):
-        for name, gradient_key in zip(objectives, jax.random.split(round_key, len(objectives)), strict=True):
+    for gradient_keys in rounds:
+        for name, gradient_key in zip(objectives, gradient_keys, strict=True):
             jax.block_until_ready(gradient_key)
             start = time.perf_counter()
             jax.block_until_ready(_jitted_gradient(objectives[name], own_params[name], gradient_key, x, step))
             seconds[name].append(time.perf_counter() - start)
     costs = {}
-    for name, objective in objectives.items():
-        lower, median, upper = np.quantile(seconds[name][1:], (0.25, 0.5, 0.75)).tolist()  # without the compilation
-        arguments = (objective, own_params[name], key, x, step)
-        costs[name] = Cost(_decoder_evaluations(*arguments), _flops(*arguments), median, lower, upper, num_rounds)
+    for name, counted in zip(objectives, counts, strict=True):
+        lower, median, upper = np.quantile(seconds[name], (0.25, 0.5, 0.75)).tolist()
+        costs[name] = Cost(*counted, median, lower, upper, num_rounds)
     return costs
 
 
@@ -125,29 +151,28 @@ _jitted_gradient = jax.jit(gradient, static_argnums=0)
 
 def _decoder_evaluations(objective, params, key, x, step) -> float | None:
     program, (_, info) = jax.make_jaxpr(checked_objective(objective), return_shape=True)(params, key, x, step)
-    num_codes = _codes_decoded(_needed(program, num_outputs=1))
-    if not num_codes or not math.isfinite(num_codes) or not hasattr(info, "per_example"):
+    num_decodings = _decodings(_needed(program, num_outputs=1))
+    if not num_decodings or not math.isfinite(num_decodings) or not hasattr(info, "per_example"):
         return None
-    return num_codes / math.prod(info.per_example.shape)
+    return num_decodings / math.prod(info.per_example.shape)
 
 
-def _codes_decoded(program: core.Jaxpr) -> float:
-    """How many codes a program hands to decoders; NaN where that depends on the numbers."""
-    num_codes = 0.0
+def _decodings(program: core.Jaxpr) -> float:
+    """How many latents a program hands to decoders; NaN where that depends on the numbers."""
+    count = 0.0
     for equation in program.eqns:
         kind, options = equation.primitive.name, equation.params
-        inner = [_codes_decoded(part) for part in core.jaxprs_in_params(options)]
-        if kind == "name" and options["name"].startswith(models.CODE):
-            # vmap may put its axis anywhere, even last: so the size of one code stands in the name.
-            code: Any = equation.outvars[0].aval
-            num_codes += code.size / int(options["name"].removeprefix(models.CODE))
+        inner = [_decodings(part) for part in core.jaxprs_in_params(options)]
+        if kind == "name" and options["name"] == models.LATENTS:
+            latents: Any = equation.outvars[0].aval
+            count += math.prod(latents.shape[:-1])
         elif kind == "while":
-            num_codes += math.nan if any(inner) else 0
+            count += math.nan if any(inner) else 0
         elif kind == "cond":
-            num_codes += max(inner)
+            count += max(inner)
         else:
-            num_codes += options["length"] * sum(inner) if kind == "scan" else sum(inner)
-    return num_codes
+            count += options["length"] * sum(inner) if kind == "scan" else sum(inner)
+    return count
 
 
 def _flops(objective, params, key, x, step) -> float | None:
@@ -157,7 +182,7 @@ def _flops(objective, params, key, x, step) -> float | None:
 
 
 def _flops_of_further_rounds(program: core.Jaxpr) -> float:
-    """What XLA leaves out of its count: all rounds of each loop but the first."""
+    """What XLA's count leaves out: all rounds of each loop but the first."""
     missing = 0.0
     for equation in program.eqns:
         if equation.primitive.name == "scan":
@@ -174,6 +199,6 @@ def _counted_once(lowered: jax.stages.Lowered) -> float | None:
 
 
 def _needed(program: core.ClosedJaxpr, num_outputs: int | None = None) -> core.Jaxpr:
-    """A program without what its first outputs do not need; `jit` leaves out likewise what no output needs."""
+    """The part of a program that its first outputs need, by default all outputs; `jit` runs no more than that."""
     num_all = len(program.jaxpr.outvars)
     return partial_eval.dce_jaxpr(program.jaxpr, [i < (num_outputs or num_all) for i in range(num_all)])[0]

@@ -10,28 +10,32 @@ import numpy as np
 
 from vaejax.laboratory.moments import GradientMoments, groups, leaf_name, normal_quantile
 
+Ratio = tuple[float | None, float | None, float | None]  # with the lower and the upper end of its confidence interval
+
 
 @dataclass(frozen=True)
 class Summary:
-    """What the moments say of one group of coordinates, as one vector. None stands for what is undefined.
+    """The norm, noise, direction and bias of a gradient g, over one group of coordinates. None: undefined.
 
-    With g one gradient, its mean squared error is bias_squared + variance, and that of the mean of n of them
-    bias_squared + variance / n.
+    One gradient has the mean squared error `bias_squared + variance`. The mean of n independent ones has
+    `bias_squared + variance / n`.
 
     Attributes:
         size: number of coordinates.
-        norm: |E g|, from the unbiased estimate of its square; 0 where noise hides it.
-        variance: E |g - E g|^2, the sum over the coordinates.
-        variance_lower: end of its confidence interval.
-        variance_upper: other end.
+        norm: |E g|, the root of an unbiased estimate of |E g|^2; 0 where that is negative, because noise hides it.
+        variance: E |g - E g|^2, summed over the coordinates.
+        variance_lower: lower end of its confidence interval.
+        variance_upper: upper end.
         signal_to_noise: |E g| / sqrt(variance), of one gradient.
-        signal_to_noise_lower: end of its confidence interval, which is wider than its level asks for.
-        signal_to_noise_upper: other end.
-        coordinate_signal_to_noise: mean over the coordinates that vary of |E g_i| / sd(g_i) (Rainforth et al. 2018).
-            Without any signal it comes out as 0.34 / sqrt(N).
-        cosine: between E g and the reference; above 1 only by its own error.
-        bias_squared: |E g - reference|^2, unbiased, and so at times negative.
-        bias_squared_error: its standard error; too large rather than too small, but for few coordinates.
+        signal_to_noise_lower: lower end of its confidence interval, which is wider than its level requires.
+        signal_to_noise_upper: upper end.
+        coordinate_signal_to_noise: |E g_i| / sd(g_i), mean over the coordinates that vary (Rainforth et al. 2018). From
+            N gradients without any signal it is about 0.34 / sqrt(N).
+        cosine: of the angle between E g and the reference. Noise may carry it above 1.
+        bias_squared: |E g - reference|^2, an unbiased estimate, which may be negative.
+        bias_squared_error: its standard error. It is too large, if anything, except for a group of few coordinates.
+
+    Source: Rainforth et al. 2018, "Tighter variational bounds are not necessarily better".
     """
 
     size: int
@@ -49,16 +53,21 @@ class Summary:
 
 
 def summarize(moments: GradientMoments, reference: Any = None, level: float = 0.99) -> dict[str, Summary]:
-    """What the moments say of the whole gradient ("total") and of every node of the tree ("encoder", ...).
+    """The norm, noise, direction and bias of a gradient: of the whole, and of each part of the parameters.
 
     Args:
-        moments: concrete, not inside `jit`.
-        reference: the gradient that E g should be: a tree like the parameters, taken for exact, or the
-            `GradientMoments` of an estimator that is unbiased, with other keys, whose own noise is then allowed for.
+        moments: of the gradient; concrete, so not inside `jit`.
+        reference: what the mean gradient should be, for `cosine` and `bias_squared`. Either a tree like the parameters,
+            which is taken as exact; or the `GradientMoments` of an unbiased estimator, from other keys, whose own noise
+            is then allowed for. None: both are None.
         level: of the confidence intervals.
 
+    Returns:
+        Summaries by group: "total", all parameters but those of a trained baseline; and each node of the tree by its
+        path, "encoder", "encoder.network" and so on. Norms are in the unit of the gradient, variances in its square.
+
     Raises:
-        ValueError: if level is not between 0 and 1, or the reference is not like the parameters.
+        ValueError: if level is not between 0 and 1, or the reference does not have the shapes of the parameters.
 
     >>> import jax
     >>> import jax.numpy as jnp
@@ -104,22 +113,30 @@ def summarize(moments: GradientMoments, reference: Any = None, level: float = 0.
     return summaries
 
 
-def noise_ratio(
-    part: Summary, unit: Summary, price: float = 1.0, price_error: float = 0.0
-) -> tuple[float | None, float | None, float | None]:
-    """The variance of one gradient over that of another, times the ratio of what they cost, and its interval.
+def noise_ratio(part: Summary, unit: Summary, price: float = 1.0, price_error: float = 0.0) -> Ratio:
+    """How many times the unit's cost a gradient needs to reach the unit's variance.
 
-    The mean of n independent gradients has the variance of one over n. So for the noise of the unit it takes as many
-    gradients as the ratio of the variances says, and so many times the unit's price.
+        ratio = price * variance / variance of the unit
+
+    The mean of n independent gradients has 1 / n of the variance of one. So it takes variance / (variance of the unit)
+    gradients to reach the unit's variance, and each of them costs `price` times as much as the unit.
 
     Args:
-        part: of the one.
-        unit: of the other. A gradient is exactly like itself.
-        price: ratio of the prices of one gradient, such as of samples or of seconds.
-        price_error: error of its logarithm, of the summaries' level; see `cost.seconds_ratio`.
+        part: summary of the gradient.
+        unit: summary of the gradient to compare with. Compared with itself (the same object), a gradient has the ratio
+            `price` without error.
+        price: cost of one gradient over that of the unit. 1 compares variances; the ratio of the K compares samples;
+            the ratio of the seconds compares time.
+        price_error: half the width of the confidence interval of log(price), as `seconds_ratio` returns it.
 
     Returns:
-        The ratio and the ends of its interval, of the summaries' level; None where there is nothing to divide by.
+        The ratio, and the lower and the upper end of its confidence interval, which has the level of the summaries.
+        All None if a variance is missing or the unit's is 0; ends None where a variance has no interval.
+
+    >>> def summary(variance, lower, upper):
+    ...     return Summary(1, None, variance, lower, upper, *[None] * 7)
+    >>> noise_ratio(summary(8.0, 4.0, 16.0), summary(2.0, 2.0, 2.0), price=10.0)
+    (40.0, 20.0, 80.0)
     """
     if not unit.variance or part.variance is None:
         return None, None, None
@@ -129,19 +146,25 @@ def noise_ratio(
     return defined(ratio), defined(ratio * math.exp(-error)), defined(ratio * math.exp(error))
 
 
-def shared_signal_to_noise(
-    part: Summary, same_mean: Sequence[Summary]
-) -> tuple[float | None, float | None, float | None]:
-    """|E g| / sqrt(variance) with E g by whichever estimator of the same mean gradient shows it best, and its interval.
+def shared_signal_to_noise(part: Summary, same_mean: Sequence[Summary]) -> Ratio:
+    """|E g| / sqrt(variance), with |E g| from the estimator that shows it best among those with the same mean gradient.
 
-    For the mean of a few hundred gradients by the score function without a baseline is nothing but noise.
+    A noisy estimator hides its own signal: the mean of a few hundred gradients by the score function without a baseline
+    is almost only noise. A less noisy estimator of the same mean gradient shows how large the signal is.
 
     Args:
-        part: of the gradient.
-        same_mean: of gradients with the same mean, `part` among them.
+        part: summary of the gradient, whose variance is the noise.
+        same_mean: summaries of gradients with the same mean, `part` among them. The one with the highest
+            `signal_to_noise_lower` gives |E g|.
 
     Returns:
-        The ratio and the ends of its interval, of the summaries' level; None where it is undefined.
+        The ratio, and the lower and the upper end of its confidence interval, which has the level of the summaries.
+        All None if |E g| or the variance is missing or the variance is 0; an end is None where it is unknown.
+
+    >>> quiet = Summary(1, 4.0, 1.0, 0.9, 1.1, 4.0, 3.9, 4.1, *[None] * 4)
+    >>> noisy = Summary(1, 30.0, 100.0, 90.0, 110.0, 3.0, 0.0, 6.0, *[None] * 4)
+    >>> shared_signal_to_noise(noisy, [quiet, noisy])[0]
+    0.4
     """
     clearest = max(same_mean, key=lambda other: other.signal_to_noise_lower or 0)
     lower, upper = clearest.signal_to_noise_lower or 0.0, clearest.signal_to_noise_upper or math.inf
@@ -164,12 +187,12 @@ def _over(one: float | None, other: float | None) -> float:
 
 
 def defined(value: float) -> float | None:
-    """The number, or None where it is NaN or infinite, of which JSON knows nothing."""
+    """The number, or None where it is NaN or infinite, which JSON cannot hold."""
     return float(value) if math.isfinite(value) else None
 
 
 class _Sums(NamedTuple):
-    """Sums over the coordinates of a group, of which those with a reference are NaN without one."""
+    """Sums over the coordinates of a group; those that involve a reference are NaN without one."""
 
     size: Any
     squared: Any
@@ -183,7 +206,7 @@ class _Sums(NamedTuple):
 
 
 def _leaf_sums(moments: GradientMoments, reference: GradientMoments) -> list[_Sums]:
-    """In double precision, for the estimates that come of them are differences of near numbers."""
+    """The sums of each leaf, in double precision: the estimates are differences of numbers that are nearly equal."""
     references = _leaves(reference)
     sums = []
     for name, (mean, variance) in _leaves(moments).items():
@@ -216,13 +239,13 @@ def _leaves(moments: GradientMoments) -> dict[str, tuple[np.ndarray, np.ndarray]
 
 
 def _as_moments(reference: Any, mean: Any) -> GradientMoments:
-    """The reference, as moments without variance where it is known exactly, or not at all."""
+    """The reference as moments: without variance where it is exact, and without any leaf where there is none."""
     if not isinstance(reference, GradientMoments):
         zeros = jax.tree.map(np.zeros_like, reference)
         reference = GradientMoments(reference, zeros, zeros, dict.fromkeys(groups(reference), np.zeros(())), 1)
     got = _shapes(reference.mean)
     for name, shape in _shapes(mean).items():
-        # A trained baseline's own parameters are no part of what is estimated, and are left out where they have none.
+        # The parameters of a trained baseline are no part of the estimated gradient, and need no reference.
         if got and got.get(name) != shape and name.split(".")[0] != "baseline":
             raise ValueError(
                 f"expected a reference like the parameters, with {name!r} of shape {shape}; got {got.get(name)}"
@@ -237,26 +260,27 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 def _debiased(squared: np.float64, noise: np.ndarray) -> tuple[np.float64, np.float64]:
     """|E v|^2 estimated from |v|^2, with its standard error.
 
-    With C the covariance of v, the variance of |v|^2 is 2 tr C^2 + 4 E v' C E v for a Gaussian, as v is, being a mean
-    of many. The first is the variance of |v - E v|^2; and C's largest eigenvalue is at most sqrt(tr C^2), which is what
-    one coordinate has. So for many coordinates the error comes out too large where E v is not zero.
+    v is the mean of many gradients and so nearly Gaussian. With C its covariance, the variance of |v|^2 is then
+    2 tr C^2 + 4 E v' C E v. The first term is the variance of |v - E v|^2. The second is bounded by the largest
+    eigenvalue of C, which is at most sqrt(tr C^2), and equal to it for one coordinate. So for many coordinates the
+    error is too large where E v is not zero.
 
     Args:
         squared: |v|^2.
-        noise: tr C and the standard deviation of |v - E v|^2. The spread of the terms estimates it from above: heavy
-            tails add their fourth cumulants.
+        noise: tr C, and the standard deviation of |v - E v|^2. The spread of the terms of the variance estimates the
+            latter from above, as heavy tails add their fourth cumulants.
     """
     estimate = squared - noise[0]
     return estimate, np.sqrt(noise[1] ** 2 + _slope(noise) * np.maximum(estimate, 0))
 
 
 def _interval(estimate: np.float64, noise: np.ndarray, z: float) -> tuple[np.float64, np.float64]:
-    """All |E v|^2 that lie within z of their own standard errors of the estimate (Wilson 1927)."""
+    """The ends of all |E v|^2 that are at most z of their own standard errors from the estimate (Wilson 1927)."""
     center = estimate + z**2 * _slope(noise) / 2
     half_width = np.sqrt(np.maximum(center**2 - estimate**2 + (z * noise[1]) ** 2, 0))
     return np.maximum(center - half_width, 0), np.maximum(center + half_width, 0)
 
 
 def _slope(noise: np.ndarray) -> np.float64:
-    """How the variance of |v|^2 grows with |E v|^2, at most."""
+    """How fast the variance of |v|^2 grows with |E v|^2, at most."""
     return 4 * noise[1] / math.sqrt(2)

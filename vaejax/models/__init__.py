@@ -1,5 +1,6 @@
 """Latent-variable models as tuples of pure functions, and the networks in them."""
 
+from vaejax.checks import check_floating, checked_data
 from vaejax.models import networks, sequences
 from vaejax.models.inputs import (
     check_data,
@@ -8,7 +9,7 @@ from vaejax.models.inputs import (
 )
 from vaejax.models.linear import linear_decoder, linear_vae
 from vaejax.models.vae import (
-    CODE,
+    LATENTS,
     VAE,
     conv_vae,
     make_vae,
@@ -17,9 +18,11 @@ from vaejax.models.vae import (
 )
 
 __all__ = [
-    "CODE",
+    "LATENTS",
     "VAE",
     "check_data",
+    "check_floating",
+    "checked_data",
     "conv_vae",
     "linear_decoder",
     "linear_vae",

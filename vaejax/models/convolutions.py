@@ -1,57 +1,65 @@
-"""Convolutional encoder and decoder, as a CPU and as an accelerator compute them best."""
+"""Convolutions that halve an image and double it, as a CPU and as an accelerator compute them best.
+
+On an accelerator they are XLA's convolutions. On a CPU XLA's convolution runs on one core in the body of a loop, thirty
+times slower than one matrix product, so there they are products. Which of the two is in the program depends on the
+platform that it is lowered for, not on the machine that traces it.
+"""
 
 import itertools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float
 
-from vaejax.models.networks import Activation, Network, activation_function, from_nnx
+_IMAGES = ("NHWC", "HWIO", "NHWC")
 
 
-class _Halving(nnx.Conv):
-    """A convolution of 4x4 with stride 2, (n, height, width, depth) -> (n, ceil(height / 2), ceil(width / 2), outputs).
+def halve(
+    x: Float[Array, "n height width depth"], kernel: Float[Array, "4 4 depth outputs"]
+) -> Float[Array, "n h w outputs"]:
+    """The convolution of 4x4 with stride 2 and padding "SAME": h = ceil(height / 2), w = ceil(width / 2).
 
-    On CPU it is one matrix product: XLA's own convolution there runs on one core in the body of a loop, thirty times
-    slower.
+    Args:
+        x: images.
+        kernel: weights, of a dtype that promotes with that of x.
+
+    Returns:
+        Sums over a patch of 4x4 pixels and their depth, of the promoted dtype.
+
+    >>> halve(jnp.ones((1, 4, 4, 1)), jnp.ones((4, 4, 1, 1)))[0, :, :, 0].tolist()
+    [[9.0, 9.0], [9.0, 9.0]]
     """
-
-    def __init__(self, num_in: int, num_out: int, *, rngs: nnx.Rngs):
-        super().__init__(num_in, num_out, (4, 4), strides=2, padding="SAME", rngs=rngs)
-
-    def __call__(self, x: Float[Array, "n height width depth"]) -> Float[Array, "n h w outputs"]:
-        return (
-            halving_product(x, self.kernel[...]) + self.bias[...][None, None, None]
-            if _on_cpu()
-            else super().__call__(x)
-        )
+    return _on_each_platform(halving_product, _halving_convolution, x, kernel)
 
 
-class _Doubling(nnx.ConvTranspose):
-    """Its mirror image, (n, height, width, depth) -> (n, 2 height, 2 width, outputs)."""
+def double(
+    x: Float[Array, "n height width depth"], kernel: Float[Array, "4 4 depth outputs"]
+) -> Float[Array, "n h w outputs"]:
+    """The transposed convolution of 4x4 with stride 2 and padding "SAME": h = 2 height, w = 2 width.
 
-    def __init__(self, num_in: int, num_out: int, *, rngs: nnx.Rngs):
-        super().__init__(num_in, num_out, (4, 4), strides=(2, 2), padding="SAME", rngs=rngs)
+    Args:
+        x: images.
+        kernel: weights, of a dtype that promotes with that of x.
 
-    def __call__(self, x: Float[Array, "n height width depth"]) -> Float[Array, "n h w outputs"]:
-        return (
-            doubling_product(x, self.kernel[...]) + self.bias[...][None, None, None]
-            if _on_cpu()
-            else super().__call__(x)
-        )
+    Returns:
+        Sums over the pixels whose patch of 4x4 covers the place, of the promoted dtype.
 
-
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+    >>> double(jnp.ones((1, 1, 1, 1)), jnp.ones((4, 4, 1, 1)))[0, :, :, 0].tolist()
+    [[1.0, 1.0], [1.0, 1.0]]
+    """
+    return _on_each_platform(doubling_product, _doubling_convolution, x, kernel)
 
 
 def halving_product(
     x: Float[Array, "n height width depth"], kernel: Float[Array, "4 4 depth outputs"]
 ) -> Float[Array, "n h w outputs"]:
-    """The convolution of 4x4 with stride 2 and padding "SAME" as a product of patches and kernel."""
+    """`halve` as a product of patches and kernel.
+
+    >>> halving_product(jnp.ones((1, 4, 4, 1)), jnp.ones((4, 4, 1, 1)))[0, :, :, 0].tolist()
+    [[9.0, 9.0], [9.0, 9.0]]
+    """
     size, height, width, depth = x.shape
     x = jnp.pad(x, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)))
     patches = _patches(x)
@@ -62,14 +70,31 @@ def halving_product(
 def doubling_product(
     x: Float[Array, "n height width depth"], kernel: Float[Array, "4 4 depth outputs"]
 ) -> Float[Array, "n h w outputs"]:
-    """The transposed convolution of 4x4 with stride 2 and padding "SAME" as a product: each pixel to a patch."""
+    """`double` as a product: each pixel to a patch, and the sum of the patches.
+
+    >>> doubling_product(jnp.ones((1, 1, 1, 1)), jnp.ones((4, 4, 1, 1)))[0, :, :, 0].tolist()
+    [[1.0, 1.0], [1.0, 1.0]]
+    """
     depth = x.shape[-1]
     matrix = jnp.moveaxis(_by_blocks(kernel[::-1, ::-1]), 4, 0).reshape(depth, -1)
     return _overlay((x.reshape(-1, depth) @ matrix).reshape(*x.shape[:-1], -1))
 
 
+def _halving_convolution(x: Array, kernel: Array) -> Array:
+    return lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=_IMAGES)
+
+
+def _doubling_convolution(x: Array, kernel: Array) -> Array:
+    return lax.conv_transpose(x, kernel, (2, 2), "SAME", dimension_numbers=_IMAGES)
+
+
+def _on_each_platform(product: Callable, convolution: Callable, x: Array, kernel: Array) -> Array:
+    dtype = jnp.result_type(x, kernel)
+    return lax.platform_dependent(x.astype(dtype), kernel.astype(dtype), cpu=product, default=convolution)
+
+
 def _sliced(x: Float[Array, "n height width depth"]) -> Float[Array, "n h w patch"]:
-    """The 4x4 pixels around every second one, of which those outside the image are 0, in `_by_blocks`'s order."""
+    """The 4x4 pixels around every second one, 0 outside the image, in the order of `_by_blocks`."""
     _, height, width, _ = x.shape
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     slices = [x[:, row : row + height : 2, column : column + width : 2] for row, column in _pixels()]
@@ -109,88 +134,3 @@ def _pixels() -> list[tuple[int, int]]:
 def _by_blocks(kernel: Float[Array, "4 4 depth outputs"]) -> Float[Array, "2 2 2 2 depth outputs"]:
     """The kernel with its pixels in the order of `_pixels`."""
     return kernel.reshape(2, 2, 2, 2, *kernel.shape[2:]).transpose(0, 2, 1, 3, 4, 5)
-
-
-class _ConvEncoder(nnx.Module):
-    def __init__(self, image_shape, channels, hidden_size, output_size, activation, *, rngs):
-        self.image_shape = image_shape
-        self.activation = activation
-        self.num_convolutions = len(channels)
-        for i, (num_in, num_out) in enumerate(itertools.pairwise((image_shape[-1], *channels))):
-            setattr(self, f"conv_{i}", _Halving(num_in, num_out, rngs=rngs))
-        height, width = _downsampled(image_shape, len(channels))
-        self.hidden = nnx.Linear(height * width * channels[-1], hidden_size, rngs=rngs)
-        self.output = nnx.Linear(hidden_size, output_size, rngs=rngs)
-
-    def __call__(self, x):
-        x = x.reshape(x.shape[0], *self.image_shape)
-        for i in range(self.num_convolutions):
-            x = self.activation(getattr(self, f"conv_{i}")(x))
-        return self.output(self.activation(self.hidden(x.reshape(x.shape[0], -1))))
-
-
-class _ConvDecoder(nnx.Module):
-    def __init__(self, image_shape, channels, hidden_size, input_size, num_outputs, activation, *, rngs):
-        self.image_shape = image_shape
-        self.num_outputs = num_outputs
-        self.activation = activation
-        self.num_convolutions = len(channels)
-        self.small_shape = (*_downsampled(image_shape, len(channels)), channels[-1])
-        self.hidden = nnx.Linear(input_size, hidden_size, rngs=rngs)
-        self.expand = nnx.Linear(hidden_size, math.prod(self.small_shape), rngs=rngs)
-        upward = (*reversed(channels), num_outputs * image_shape[-1])
-        for i, (num_in, num_out) in enumerate(itertools.pairwise(upward)):
-            setattr(self, f"conv_{i}", _Doubling(num_in, num_out, rngs=rngs))
-
-    def __call__(self, z):
-        x = self.activation(self.expand(self.activation(self.hidden(z))))
-        x = x.reshape(z.shape[0], *self.small_shape)
-        for i in range(self.num_convolutions):
-            x = getattr(self, f"conv_{i}")(x)
-            x = self.activation(x) if i < self.num_convolutions - 1 else x
-        height, width, depth = self.image_shape
-        x = x[:, :height, :width]  # odd sizes were rounded up on the way down
-        return jnp.moveaxis(x.reshape(z.shape[0], height, width, self.num_outputs, depth), 3, 1)
-
-
-def conv_encoder(
-    image_shape: tuple[int, int, int],
-    channels: Sequence[int],
-    hidden_size: int,
-    output_size: int,
-    activation: str | Activation = "relu",
-) -> Network:
-    """Convolutions of 4x4 with stride 2, one for each number of channels, then two dense layers.
-
-    Takes (n, height, width) or (n, height, width, depth) as `image_shape` (height, width, depth) says, and returns
-    (n, output_size).
-    """
-    function = activation_function(activation)
-    return from_nnx(
-        lambda rngs: _ConvEncoder(image_shape, tuple(channels), hidden_size, output_size, function, rngs=rngs)
-    )
-
-
-def conv_decoder(
-    input_size: int,
-    image_shape: tuple[int, int, int],
-    channels: Sequence[int],
-    hidden_size: int,
-    num_outputs: int,
-    activation: str | Activation = "relu",
-) -> Network:
-    """The mirror image of `conv_encoder`: (n, input_size) -> (n, num_outputs, height, width, depth).
-
-    `channels` stand in the encoder's order: the last of them is the first that the decoder has.
-    """
-    function = activation_function(activation)
-    return from_nnx(
-        lambda rngs: _ConvDecoder(
-            image_shape, tuple(channels), hidden_size, input_size, num_outputs, function, rngs=rngs
-        )
-    )
-
-
-def _downsampled(image_shape: tuple[int, int, int], num_halvings: int) -> tuple[int, int]:
-    height, width = (-(-size // 2**num_halvings) for size in image_shape[:2])
-    return height, width

@@ -7,17 +7,29 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
-from vaejax import distributions
+from vaejax import checks, distributions
 from vaejax.distributions import Head, Params
 from vaejax.models import networks
-from vaejax.models.vae import VAE, checked_shape, make_vae
+from vaejax.models.vae import VAE, make_vae
 
 
 def linear_decoder(vae: VAE, params: Params) -> tuple[Float[Array, "k d"], Float[Array, " d"], Float[Array, " d"]]:
     """W, b and the standard deviations of p(x|z) = N(z W + b, diag(std^2)) of a linear VAE, data flattened.
 
+    Args:
+        vae: the model, a `linear_vae` or one with a decoder like it.
+        params: its parameters.
+
+    Returns:
+        W (latent_dim, data_dim), b (data_dim,) and std (data_dim,), in the units of the data.
+
     Raises:
-        ValueError: if the decoder is not linear or the likelihood another.
+        ValueError: if the decoder is not linear, or the likelihood is another.
+
+    >>> import jax
+    >>> vae = linear_vae(data_dim=5, latent_dim=2)
+    >>> [array.shape for array in linear_decoder(vae, vae.init(jax.random.key(0)))]
+    [(2, 5), (5,), (5,)]
     """
     kernel = jnp.asarray(networks.linear_kernel(params["decoder"]["network"]))
     prior = vae.prior(params)
@@ -41,8 +53,11 @@ def linear_vae(data_dim: int | Sequence[int], latent_dim: int, likelihood: str |
 
     Args:
         data_dim: numbers in one example, or the shape of one example.
-        latent_dim: numbers in one code.
+        latent_dim: latents of one example.
         likelihood: as in `make_vae`; "bernoulli" makes it logistic PCA's variational cousin.
+
+    Returns:
+        The model, as `make_vae`.
 
     Raises:
         ValueError: as `make_vae`.
@@ -52,8 +67,8 @@ def linear_vae(data_dim: int | Sequence[int], latent_dim: int, likelihood: str |
     >>> params["decoder"]["network"]["layer_0"]["kernel"].shape, params["encoder"]["head"]["log_std"].shape
     ((2, 5), (2,))
     """
-    data_shape = checked_shape("data_dim", (data_dim,) if isinstance(data_dim, int) else data_dim)
-    checked_shape("latent_dim", (latent_dim,))
+    data_shape = checks.checked_shape("data_dim", data_dim if isinstance(data_dim, Sequence) else (data_dim,))
+    checks.check_count("latent_dim", latent_dim)
     head = distributions.likelihood_head(likelihood)
     return make_vae(
         networks.mlp(math.prod(data_shape), (), latent_dim),

@@ -1,11 +1,12 @@
 """Variational autoencoders of token sequences: an LSTM reads, another writes, word by word, and a corpus to test them.
 
-The writer sees what it has written, so that it can do without the code: the model in which posterior collapse was first
+The writer sees what it has written, so that it can do without the latents: in this model posterior collapse was first
 seen (Bowman et al. 2016).
 """
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 from numpyro.distributions import constraints
 
-from vaejax import distributions
+from vaejax import checks, distributions
 from vaejax.distributions import Params
 from vaejax.models import networks
 from vaejax.models.networks import Network
@@ -30,8 +31,8 @@ class Writer(NamedTuple):
     Attributes:
         vocabulary_size: tokens are 0, ..., vocabulary_size - 1.
         length: of every sequence.
-        start: code to the first memory, (n, latent_dim) -> (n, hidden_size).
-        cell: LSTM step; it sees the last token's embedding, and the code.
+        start: latents to the first memory, (n, latent_dim) -> (n, hidden_size).
+        cell: LSTM step; it sees the last token's embedding, and the latents.
         output: (n, hidden_size) -> logits (n, vocabulary_size).
     """
 
@@ -56,12 +57,17 @@ class Writer(NamedTuple):
 
 
 class TokenSequences(dist.Distribution):
-    """p(x|z) of sequences of tokens, each drawn given z and those before it.
+    """p(x|z) = product over t of p(x_t | z, x_1, ..., x_{t-1}), of sequences of tokens.
 
     Args:
         writer: the decoder's parts.
         params: the parameters of these parts.
         codes: z, (*batch, latent_dim).
+
+    >>> vae = lstm_vae(vocabulary_size=20, length=6, latent_dim=2)
+    >>> p = vae.decode(vae.init(jax.random.key(0)), jnp.zeros((7, 2)))
+    >>> p.log_prob(p.sample(jax.random.key(1))).shape
+    (7,)
     """
 
     pytree_data_fields = ("params", "codes")
@@ -79,19 +85,15 @@ class TokenSequences(dist.Distribution):
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Int[Array, "*shape length"]:
         """Sequences, (*sample_shape, *batch, length)."""
         shape = (*sample_shape, *self.batch_shape)
-        z = jnp.broadcast_to(self.codes, (*shape, self.codes.shape[-1])).reshape(math.prod(shape), -1)
-
         (key,) = jax.random.split(key, 1)
 
-        def write(carry, place):  # folded: JAX calls a vmap of a scan over keys a reuse
+        def write(z, carry, place):  # folded: JAX calls a vmap of a scan over keys a reuse
             memory, last = carry
             memory, logits = self.writer.step(self.params, z, memory, last)
             token = jax.random.categorical(jax.random.fold_in(key, place), logits)
             return (memory, token), token
 
-        first = jnp.full(len(z), self.writer.vocabulary_size)
-        start = (self.writer.begin(self.params, z), first)
-        _, tokens = lax.scan(write, start, jnp.arange(self.writer.length))
+        tokens = self._scan(write, shape, jnp.arange(self.writer.length))
         return jnp.moveaxis(tokens, 0, 1).reshape(*shape, self.writer.length)
 
     def log_prob(self, value: ArrayLike, intermediates: Any = None) -> Float[Array, " *shape"]:
@@ -100,21 +102,24 @@ class TokenSequences(dist.Distribution):
         value = jnp.asarray(value)
         shape = jnp.broadcast_shapes(value.shape[:-1], self.batch_shape)
         tokens = jnp.broadcast_to(value, (*shape, value.shape[-1])).reshape(math.prod(shape), -1)
-        z = jnp.broadcast_to(self.codes, (*shape, self.codes.shape[-1])).reshape(math.prod(shape), -1)
 
-        def read(carry, token):
+        def read(z, carry, token):
             memory, last = carry
             memory, logits = self.writer.step(self.params, z, memory, last)
             chosen = jnp.take_along_axis(logits, token[:, None], axis=1)[:, 0]
             return (memory, token), chosen - jax.nn.logsumexp(logits, axis=1)
 
-        first = jnp.full_like(tokens[:, 0], self.writer.vocabulary_size)
+        return self._scan(read, shape, jnp.moveaxis(tokens, 0, 1)).sum(axis=0).reshape(shape)
+
+    def _scan(self, step: Callable, shape: tuple[int, ...], places: Array) -> Array:
+        """What `step(z, (memory, last token), place)` gives at each place, (length, prod(shape))."""
+        z = jnp.broadcast_to(self.codes, (*shape, self.codes.shape[-1])).reshape(math.prod(shape), -1)
+        first = jnp.full(len(z), self.writer.vocabulary_size, jnp.result_type(places))
         start = (self.writer.begin(self.params, z), first)
-        _, log_probs = lax.scan(read, start, jnp.moveaxis(tokens, 0, 1))
-        return log_probs.sum(axis=0).reshape(shape)
+        return lax.scan(functools.partial(step, z), start, places)[1]
 
     def unsupported(self, x: Array) -> str:
-        """What to say of sequences that cannot be."""
+        """The message about sequences with tokens outside the vocabulary."""
         return _outside(x, self.writer.vocabulary_size)
 
 
@@ -131,7 +136,7 @@ def lstm_vae(
     Args:
         vocabulary_size: tokens are 0, ..., vocabulary_size - 1.
         length: of every sequence; shorter ones are filled up with a token of your own that means the end.
-        latent_dim: numbers in one code.
+        latent_dim: latents of one sequence.
         embedding_size: numbers that stand for a token, in encoder and decoder.
         hidden_size: of both LSTMs.
 
@@ -151,17 +156,8 @@ def lstm_vae(
 
     Source: Bowman et al. 2016, "Generating sentences from a continuous space".
     """
-    sizes = {
-        "vocabulary_size": vocabulary_size,
-        "length": length,
-        "latent_dim": latent_dim,
-        "embedding_size": embedding_size,
-        "hidden_size": hidden_size,
-    }
-    for name, size in sizes.items():
-        least = 2 if name == "vocabulary_size" else 1
-        if isinstance(size, bool) or not isinstance(size, int) or size < least:
-            raise ValueError(f"{name} must be an integer of at least {least}; got {size!r}")
+    checks.check_count("vocabulary_size", vocabulary_size, least=2)
+    checks.check_counts(length=length, latent_dim=latent_dim, embedding_size=embedding_size, hidden_size=hidden_size)
     reader_cell = networks.lstm(embedding_size, hidden_size)
     reader_output = networks.mlp(hidden_size, (), 2 * latent_dim)
     head = distributions.gaussian()
@@ -176,7 +172,7 @@ def lstm_vae(
     @jax.jit
     def init(key: Key[Array, ""]) -> Params:
         keys = jax.random.split(key, 7)
-        reader = {
+        read = {
             "embedding": 0.1 * jax.random.normal(keys[0], (vocabulary_size, embedding_size)),
             "cell": reader_cell.init(keys[1]),
             "output": reader_output.init(keys[2]),
@@ -187,27 +183,19 @@ def lstm_vae(
             "cell": writer.cell.init(keys[5]),
             "output": writer.output.init(keys[6]),
         }
-        return {"encoder": {"network": reader}, "decoder": {"network": written}, "prior": {}}
+        return {"encoder": {"network": read}, "decoder": {"network": written}, "prior": {}}
 
     def encode(params: Params, x: ArrayLike) -> dist.Distribution:
         x = _checked_tokens(x, vocabulary_size, length)
         network = params["encoder"]["network"]
-        tokens = x.reshape(-1, length)
-        embedded = network["embedding"][jnp.moveaxis(tokens, 0, 1)]
-        nothing = jnp.zeros((len(tokens), hidden_size), embedded.dtype)
-
-        def read(memory, inputs):
-            return reader_cell.apply(network["cell"], (memory, inputs))[0], None
-
-        (_, hidden), _ = lax.scan(read, (nothing, nothing), embedded)
+        hidden = _last_hidden(reader_cell, network, x.reshape(-1, length), hidden_size)
         mean, raw = jnp.split(reader_output.apply(network["output"], hidden), 2, axis=1)
         shape = (*x.shape[:-1], latent_dim)
         return head.apply({}, mean.reshape(shape), raw.reshape(shape)).to_event(1)
 
     def decode(params: Params, z: ArrayLike) -> dist.Distribution:
         z = jnp.asarray(z)
-        if z.shape[-1:] != (latent_dim,):
-            raise ValueError(f"expected codes of shape (*batch, {latent_dim}); got {z.shape}")
+        checks.check_shape("latents", z.shape, ("*batch", latent_dim))
         return TokenSequences(writer, params["decoder"]["network"], z)
 
     def prior(params: Params) -> dist.Distribution:
@@ -226,21 +214,24 @@ def latent_lstm(
     hidden_size: int = 100,
     scale: float = 1.0,
 ) -> tuple[VAE, Params]:
-    """A generator whose latent code is known: a random LSTM that writes given a code of two numbers in a few clusters.
+    """A generator whose latents are known: a random LSTM that writes given two latents, which lie in a few clusters.
 
-    A model like any other, but without an encoder: its log p(x) is had by `quadrature_log_likelihood`, and with it the
-    information that a sequence holds about its code.
+    A model like any other, but its encoder is not trained: `quadrature_log_likelihood` computes its log p(x), and with
+    it the information that a sequence holds about its latents.
 
     Args:
         key: consumed; of the random weights.
         vocabulary_size: of the corpus.
         length: of each sequence.
-        num_modes: clusters of the code, on a circle of radius 2, of std 0.4 each.
+        num_modes: clusters of the latents, on a circle of radius 2, of std 0.4 each.
         hidden_size: of the LSTM.
-        scale: of the weights; the larger, the more the code says about the sequence.
+        scale: of the weights; the larger, the more the latents say about the sequence.
 
     Returns:
         The model, and its parameters; `draw` draws from it.
+
+    Raises:
+        ValueError: as `lstm_vae`; and if num_modes is not a positive integer.
 
     >>> vae, params = latent_lstm(jax.random.key(0))
     >>> z, x = draw(vae, params, jax.random.key(1), 7)
@@ -249,6 +240,7 @@ def latent_lstm(
 
     Source: for the idea, He et al. 2019, section 6.1; the numbers are ours.
     """
+    checks.check_count("num_modes", num_modes)
     vae = lstm_vae(vocabulary_size, length, 2, embedding_size=hidden_size, hidden_size=hidden_size)
     init_key, weight_key = jax.random.split(key)
     params = vae.init(init_key)
@@ -265,24 +257,28 @@ def latent_lstm(
         modes = dist.Normal(centres, 0.4 * jnp.ones_like(centres)).to_event(1)
         return dist.MixtureSameFamily(dist.CategoricalLogits(jnp.zeros(num_modes)), modes)
 
-    def encode(params: Params, x: ArrayLike) -> dist.Distribution:
-        return vae.encode(params, x)
-
-    generator = VAE(vae.init, encode, vae.decode, prior)
-    return generator, {**params, "decoder": jax.tree.unflatten(structure, drawn)}
+    return vae._replace(prior=prior), {**params, "decoder": jax.tree.unflatten(structure, drawn)}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def draw(
     vae: VAE, params: Params, key: Key[Array, ""], num_sequences: int
 ) -> tuple[Float[Array, "n latent_dim"], Int[Array, "n length"]]:
-    """Codes of the prior, and the sequence that the decoder writes from each.
+    """Latents drawn from the prior, and the sequence that the decoder writes from each.
 
     Args:
         vae: an `lstm_vae` or a `latent_lstm`.
         params: its parameters.
         key: consumed.
         num_sequences: how many.
+
+    Returns:
+        z and x.
+
+    >>> vae = lstm_vae(vocabulary_size=20, length=6, latent_dim=2)
+    >>> z, x = draw(vae, vae.init(jax.random.key(0)), jax.random.key(1), 7)
+    >>> z.shape, x.shape
+    ((7, 2), (7, 6))
     """
     prior = vae.prior(params)
 
@@ -294,18 +290,24 @@ def draw(
     return jax.vmap(one)(jax.random.split(key, num_sequences))
 
 
+def _last_hidden(cell: Network, params: Params, tokens: Int[Array, "n length"], hidden_size: int) -> Array:
+    """The LSTM's hidden numbers after the last token, (n, hidden_size)."""
+    embedded = params["embedding"][jnp.moveaxis(tokens, 0, 1)]
+    nothing = jnp.zeros((len(tokens), hidden_size), embedded.dtype)
+
+    def read(memory, inputs):
+        return cell.apply(params["cell"], (memory, inputs))[0], None
+
+    (_, hidden), _ = lax.scan(read, (nothing, nothing), embedded)
+    return hidden
+
+
 def _checked_tokens(x: ArrayLike, vocabulary_size: int, length: int) -> Int[Array, "*batch length"]:
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise ValueError(f"expected token ids of an integer dtype; got {x.dtype}: convert with x.astype('int32')")
-    if x.ndim < 1 or x.shape[-1] != length:
-        got = f"sequences of {x.shape[-1]} tokens" if x.ndim else "a single number"
-        raise ValueError(
-            f"expected sequences of length {length}, that the model was made with, of shape (*batch, {length}); got "
-            f"{got}: cut longer ones, or make the model with length={x.shape[-1] if x.ndim else length}"
-        )
-    if x.size == 0:
-        raise ValueError(f"expected at least one sequence; got data of shape {x.shape}")
+    checks.check_shape("sequences", x.shape, ("*batch", length), "cut longer ones, or make the model with their length")
+    checks.check_not_empty(x)
     if not isinstance(x, Tracer) and not ((x >= 0) & (x < vocabulary_size)).all():
         raise ValueError(_outside(x, vocabulary_size))
     return x

@@ -6,18 +6,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import numpyro.distributions as dist
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, ArrayLike, Key
 
-from vaejax import distributions
-from vaejax.checks import checked_data
+from vaejax import checks, distributions
 from vaejax.distributions import Head, Params
-from vaejax.models import convolutions, networks
+from vaejax.models import networks
 
-# Codes that enter a decoder bear this name and their size in the program, so that decoder evaluations can be counted.
-CODE = "vaejax_code_"
+# Latents that enter a decoder bear this name in the program, so that decoder evaluations can be counted.
+LATENTS = "vaejax_latents"
 
 
 class VAE(NamedTuple):
@@ -28,6 +26,10 @@ class VAE(NamedTuple):
         encode: `(params, x) -> q(z|x)`; x of shape (*batch, *data_shape), batch_shape == batch.
         decode: `(params, z) -> p(x|z)`; z of shape (*batch, latent_dim), event_shape == data_shape.
         prior: `params -> p(z)`, with batch_shape ().
+
+    >>> vae = mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
+    >>> sorted(vae.init(jax.random.key(0)))
+    ['decoder', 'encoder', 'prior']
     """
 
     init: Callable[..., Params]
@@ -50,19 +52,19 @@ def make_vae(
 
     The networks see exactly one batch axis. The encoder's output is, for the Gaussian posterior, the means and then the
     unbounded log standard deviations, as one array (n, 2 * latent_dim) or a pair of (n, latent_dim); for the Bernoulli
-    one the logits, for a categorical one the logits of the first category, of the second and so on. The decoder's is
-    what the likelihood's head wants: one array with `num_outputs * prod(data_shape)` numbers an example, the arrays
-    one after another, or a tuple of `num_outputs` arrays. The decoder sees categorical codes one-hot, as
+    one the logits, for a categorical one the logits of the first category, of the second and so on. The decoder's
+    output is what the likelihood's head wants: one array with `num_outputs * prod(data_shape)` numbers an example, the
+    arrays one after another, or a tuple of `num_outputs` arrays. The decoder sees categorical latents one-hot, as
     (n, latent_dim * num_categories).
 
-    The prior is the plainest of the posterior's family: standard normal, fair coins, all categories alike.
+    The prior is the plainest of the posterior's family: standard normal, fair coins, categories of equal probability.
 
     Args:
         encoder: a pure `(init, apply)` pair, a Linen module, an NNX module or a function that builds one from
             `nnx.Rngs`; see `networks.as_network`.
         decoder: likewise.
         data_shape: shape of one example.
-        latent_dim: numbers in one code.
+        latent_dim: latents of one example.
         likelihood: a name of `distributions.LIKELIHOODS` or a `distributions.Head` of your own.
         posterior: of q(z|x): a name of `distributions.POSTERIORS` ("gaussian" with diagonal covariance, "bernoulli",
             "categorical", "point" for an autoencoder) or a `distributions.Head`, such as
@@ -82,8 +84,9 @@ def make_vae(
     >>> vae.encode(params, jnp.ones((7, 3))).batch_shape
     (7,)
     """
-    data_shape = checked_shape("data_shape", data_shape)
-    (latent_dim,) = latent_shape = checked_shape("latent_dim", (latent_dim,))
+    data_shape = checks.checked_shape("data_shape", data_shape)
+    checks.check_count("latent_dim", latent_dim)
+    latent_shape = (int(latent_dim),)
     encoder = networks.as_network(encoder, data_shape)
     posterior = distributions.posterior_head(posterior)
     input_shape = (latent_dim * (posterior.num_categories or 1),)
@@ -102,21 +105,21 @@ def make_vae(
         }
 
     def encode(params: Params, x: ArrayLike) -> dist.Distribution:
-        x = checked_data(x, data_shape)
+        x = checks.checked_data(x, data_shape)
         return _apply("encoder", encoder, posterior, params["encoder"], x, data_shape, latent_shape)
 
     def decode(params: Params, z: ArrayLike) -> dist.Distribution:
         z = jnp.asarray(z)
-        if z.shape[-1:] != latent_shape:
-            raise ValueError(f"expected codes of shape (*batch, {latent_dim}); got {z.shape}")
+        checks.check_shape("latents", z.shape, ("*batch", *latent_shape))
         dtype = params_dtype(params)
         if posterior.num_categories is not None:
-            codes = jax.nn.one_hot(z.astype(jnp.int32), posterior.num_categories, dtype=dtype)
-            z = codes.reshape(*z.shape[:-1], *input_shape)
+            one_hot = jax.nn.one_hot(z.astype(jnp.int32), posterior.num_categories, dtype=dtype)
+            z = one_hot.reshape(*z.shape[:-1], *input_shape)
         elif not jnp.issubdtype(z.dtype, jnp.floating):
             z = z.astype(dtype)
-        codes = checkpoint_name(z, f"{CODE}{input_shape[0]}")
-        return _apply("decoder", decoder, likelihood, params["decoder"], codes, input_shape, data_shape)
+        # Named below one more axis: `vmap` then puts its own axis in front, and the last one always counts the inputs.
+        z = checkpoint_name(z[None], LATENTS).squeeze(0)
+        return _apply("decoder", decoder, likelihood, params["decoder"], z, input_shape, data_shape)
 
     def prior(params: Params) -> dist.Distribution:
         return posterior.prior(latent_shape, params_dtype(params)).to_event(1)
@@ -137,12 +140,15 @@ def mlp_vae(
 
     Args:
         data_shape: shape of one example.
-        latent_dim: numbers in one code.
+        latent_dim: latents of one example.
         hidden_sizes: units of each hidden layer of the encoder; the decoder has them in the opposite order.
         likelihood: as in `make_vae`.
         activation: a name of `networks.ACTIVATIONS` or a function.
         posterior: as in `make_vae`.
         compute_dtype: as in `make_vae`.
+
+    Returns:
+        The model, as `make_vae`.
 
     Raises:
         ValueError: as `make_vae`.
@@ -152,14 +158,14 @@ def mlp_vae(
     >>> vae.decode(params, jnp.zeros((7, 20))).event_shape
     (28, 28)
     """
-    data_size = math.prod(checked_shape("data_shape", data_shape))
-    checked_shape("latent_dim", (latent_dim,))
+    data_size = math.prod(checks.checked_shape("data_shape", data_shape))
+    checks.check_count("latent_dim", latent_dim)
     head = distributions.likelihood_head(likelihood)
     posterior = distributions.posterior_head(posterior)
-    code_size = latent_dim * (posterior.num_categories or 1)
+    decoder_inputs = latent_dim * (posterior.num_categories or 1)
     return make_vae(
         networks.mlp(data_size, hidden_sizes, posterior.num_outputs * latent_dim, activation),
-        networks.mlp(code_size, tuple(reversed(hidden_sizes)), head.num_outputs * data_size, activation),
+        networks.mlp(decoder_inputs, tuple(reversed(hidden_sizes)), head.num_outputs * data_size, activation),
         data_shape=data_shape,
         latent_dim=latent_dim,
         likelihood=head,
@@ -182,35 +188,36 @@ def conv_vae(
 
     Args:
         data_shape: (height, width) or (height, width, depth).
-        latent_dim: numbers in one code.
+        latent_dim: latents of one example.
         channels: channels of each convolution, which halves height and width.
-        hidden_size: units of the dense layer between the convolutions and the code.
+        hidden_size: units of the dense layer between the convolutions and the latents.
         likelihood: as in `make_vae`.
         activation: a name of `networks.ACTIVATIONS` or a function.
         posterior: as in `make_vae`.
         compute_dtype: as in `make_vae`.
 
+    Returns:
+        The model, as `make_vae`.
+
     Raises:
-        ValueError: if data_shape has not two or three axes; and as `make_vae`.
+        ValueError: if data_shape has not two or three axes, or there is no convolution; and as `make_vae`.
 
     >>> vae = conv_vae(data_shape=(8, 8), latent_dim=2, channels=(4,), hidden_size=16)
     >>> vae.encode(vae.init(jax.random.key(0)), jnp.ones((7, 8, 8))).batch_shape
     (7,)
     """
-    data_shape = checked_shape("data_shape", data_shape)
+    data_shape = checks.checked_shape("data_shape", data_shape)
     if len(data_shape) not in (2, 3):
         raise ValueError(f"conv_vae expects data_shape (height, width) or (height, width, depth); got {data_shape}")
-    checked_shape("latent_dim", (latent_dim,))
-    if not channels:
-        raise ValueError("channels must name at least one convolution; got none. Use mlp_vae for a model without")
+    checks.check_count("latent_dim", latent_dim)
     height, width, depth = (*data_shape, 1)[:3]
     image_shape = (height, width, depth)
     head = distributions.likelihood_head(likelihood)
     posterior = distributions.posterior_head(posterior)
-    code_size = latent_dim * (posterior.num_categories or 1)
+    decoder_inputs = latent_dim * (posterior.num_categories or 1)
     return make_vae(
-        convolutions.conv_encoder(image_shape, channels, hidden_size, posterior.num_outputs * latent_dim, activation),
-        convolutions.conv_decoder(code_size, image_shape, channels, hidden_size, head.num_outputs, activation),
+        networks.conv_encoder(image_shape, channels, hidden_size, posterior.num_outputs * latent_dim, activation),
+        networks.conv_decoder(decoder_inputs, image_shape, channels, hidden_size, head.num_outputs, activation),
         data_shape=data_shape,
         latent_dim=latent_dim,
         likelihood=head,
@@ -220,11 +227,14 @@ def conv_vae(
 
 
 def with_output_bias(params: Params, x: ArrayLike) -> Params:
-    """The parameters with the decoder's output bias at the logit of the mean of x: where independent pixels would be.
+    """The parameters with the decoder's output bias at the logit of the mean of x, the optimum of independent pixels.
 
     Args:
         params: of an `mlp_vae` or `linear_vae` with Bernoulli likelihood.
         x: data in [0, 1], (n, *data_shape); means are held within 0.001 and 0.999.
+
+    Returns:
+        New parameters; those given are unchanged.
 
     Raises:
         ValueError: if the decoder is not such a network, or x is not of its size.
@@ -234,7 +244,7 @@ def with_output_bias(params: Params, x: ArrayLike) -> Params:
     >>> params["decoder"]["network"]["layer_1"]["bias"].round(1).tolist()
     [-6.9..., 6.9..., 0.0]
 
-    Source: Burda, Grosse & Salakhutdinov 2015, whose code does it.
+    Source: the program of Burda, Grosse & Salakhutdinov 2015.
     """
     network = params["decoder"]["network"]
     last = f"layer_{len(network) - 1}"
@@ -249,12 +259,13 @@ def with_output_bias(params: Params, x: ArrayLike) -> Params:
     return {**params, "decoder": {**params["decoder"], "network": {**network, last: layer}}}
 
 
-def checked_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
-    shape = tuple(shape)
-    if not shape or not all(isinstance(size, int | np.integer) and size >= 1 for size in shape):
-        given = shape[0] if name == "latent_dim" else shape
-        raise ValueError(f"{name} must be made of positive integers; got {given}")
-    return tuple(int(size) for size in shape)
+def params_dtype(params: Params) -> Any:
+    """The dtype of a model's densities: float64 where a parameter of the decoder is, else float32.
+
+    >>> params_dtype({"decoder": {"kernel": jnp.zeros(2, jnp.bfloat16)}}).__name__
+    'float32'
+    """
+    return checks.wide_dtype(*(leaf.dtype for leaf in jax.tree.leaves(params["decoder"])))
 
 
 def _apply(
@@ -271,18 +282,9 @@ def _apply(
     flat = network.apply(params["network"], inputs.reshape(math.prod(batch_shape), *input_shape))
     arrays = _split_outputs(name, flat, head.num_outputs, math.prod(batch_shape), event_shape)
     arrays = [array.reshape(*batch_shape, *event_shape) for array in arrays]
-    arrays = [array.astype(_density_dtype(array.dtype)) for array in arrays]
+    arrays = [array.astype(checks.wide_dtype(array.dtype)) for array in arrays]
     distribution = head.apply(params["head"], *arrays)
     return distribution.to_event(len(event_shape) - distribution.event_dim)
-
-
-def _density_dtype(*dtypes: Any) -> Any:
-    """Densities are computed in single precision, or in double where something is: never in half."""
-    return jnp.float64 if any(dtype == jnp.float64 for dtype in dtypes) else jnp.float32
-
-
-def params_dtype(params: Params) -> Any:
-    return _density_dtype(*(leaf.dtype for leaf in jax.tree.leaves(params["decoder"])))
 
 
 def _split_outputs(

@@ -3,6 +3,7 @@
 from vaejax.estimators import effective_sample_size
 from vaejax.objectives.bounds import (
     KL_FORMS,
+    make_bound,
     make_elbo,
     make_iwae,
     make_linear_elbo,
@@ -32,6 +33,7 @@ __all__ = [
     "cyclical",
     "effective_sample_size",
     "linear_warmup",
+    "make_bound",
     "make_elbo",
     "make_free_bits",
     "make_info_vae",

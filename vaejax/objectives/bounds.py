@@ -1,7 +1,7 @@
 """Bounds on log p(x) as objectives: the ELBO in its forms, the importance-weighted and the Renyi bound.
 
 An objective chooses the integrand and how samples are reduced, and nothing else: the estimator, handed in, decides what
-`jax.grad` of the value means. Whatever is maximised, `info.elbo` is the plain evidence lower bound.
+`jax.grad` of the value means. Whatever is maximised, `info.elbo` is the plain ELBO.
 """
 
 import math
@@ -9,17 +9,83 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import lax
 from jaxtyping import Array, ArrayLike, Key
 
-from vaejax import distributions, estimators
+from vaejax import checks, distributions, estimators
 from vaejax.distributions import Params
-from vaejax.estimators import EstimateFunction, Estimator
+from vaejax.estimators import EstimateFunction, Estimator, Reduction
 from vaejax.models import VAE, networks
-from vaejax.objectives.objective import Objective, ObjectiveInfo, make_objective
+from vaejax.objectives.objective import Call, Objective, Parts, build_objective, log_densities, objective_info
 from vaejax.objectives.weights import Weight
 
 KL_FORMS = ("analytic", "sampled", "entropy")
+
+
+def make_bound(
+    vae: VAE,
+    reduction: Reduction,
+    estimator: Estimator | EstimateFunction | None = None,
+    num_samples: int = 1,
+    kl: Literal["analytic", "sampled", "entropy"] = "sampled",
+    beta: Weight = 1.0,
+    chunk_size: int | None = None,
+) -> Objective:
+    """The bound that a reduction makes of the log-weights of K samples; all bounds of this file that sample are this.
+
+        reduction.bound(l_1, ..., l_K),  l_k = log p(x|z_k) - beta kl_k,  z_k ~ q(z|x)
+
+    with kl_k = log q(z_k|x) - log p(z_k) where `kl` is "sampled"; the KL itself where it is "analytic"; and -log p(z_k)
+    less the entropy of q where it is "entropy".
+
+    Args:
+        vae: the model.
+        reduction: how the log-weights (K, *batch) become a bound (*batch,), such as
+            `estimators.log_mean_exp_reduction()` or an `estimators.Reduction` of your own.
+        estimator: how the gradient is estimated; by default `estimators.pathwise()`.
+        num_samples: K, samples of z for each example. A bound must be reported with its K.
+        kl: the form of the KL. With a reduction that is not linear, only "sampled" gives importance weights: with the
+            other two the value is no bound on log p(x).
+        beta: weight of the KL, a number or a function of the step.
+        chunk_size: as in `make_elbo`.
+
+    Returns:
+        An objective, as `make_elbo` does.
+
+    Raises:
+        ValueError: as `make_elbo`.
+
+    >>> import jax
+    >>> from vaejax import models
+    >>> vae = models.mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
+    >>> largest = estimators.mean_reduction()._replace(bound=lambda log_w: log_w.max(axis=0), linear=False)
+    >>> objective = make_bound(vae, largest, num_samples=8)
+    >>> value, info = objective(vae.init(jax.random.key(0)), jax.random.key(1), jnp.ones((7, 3)))
+    >>> bool(value > info.elbo)
+    True
+    """
+    checks.check_choice("kl", kl, KL_FORMS)
+
+    def parts_of(call: Call) -> Parts:
+        @estimators.Broadcasting
+        def integrand(z: Array, q: dist.Distribution):
+            reconstruction, log_prior, log_q = log_densities(vae, call, z, q)
+            if kl == "analytic":
+                penalty = jnp.broadcast_to(distributions.kl_divergence(q, call.prior), log_q.shape)
+            elif kl == "sampled":
+                penalty = log_q - log_prior
+            else:
+                penalty = -jnp.broadcast_to(distributions.entropy(q), log_q.shape) - log_prior
+            return reconstruction - call.weight * penalty, (reconstruction, penalty, reconstruction + log_prior - log_q)
+
+        def finish(bound: Array, terms: tuple[Array, Array, Array]):
+            reconstruction, penalty, log_w = terms
+            value = bound.mean()
+            return value, objective_info(value, bound, reconstruction - penalty, reconstruction, penalty, log_w)
+
+        return integrand, finish
+
+    closed = kl != "sampled"
+    return build_objective(vae, reduction, estimator, num_samples, beta, chunk_size, parts_of, closed_form_kl=closed)
 
 
 def make_elbo(
@@ -31,7 +97,9 @@ def make_elbo(
     beta: Weight = 1.0,
     chunk_size: int | None = None,
 ) -> Objective:
-    """Evidence lower bound, E_q[log p(x|z)] - beta KL(q(z|x) || p(z)), averaged over K samples.
+    """Evidence lower bound (ELBO) of log p(x), averaged over K samples.
+
+        E_q[log p(x|z)] - beta KL(q(z|x) || p(z))
 
     Three forms of the same bound, equal in expectation: the KL in closed form (the L^B of Kingma & Welling 2014), the
     KL as the mean of log q(z) - log p(z) over the samples (their L^A), and E_q[log p(x, z)] plus the entropy of q in
@@ -43,8 +111,9 @@ def make_elbo(
         num_samples: K, samples of z for each example.
         kl: "analytic", "sampled" or "entropy".
         beta: weight of the KL, a number or a function of the step (an optax schedule). The value is a bound on log p(x)
-            where it is at least 1.
-        chunk_size: how many of the K samples are evaluated at once; see `monte_carlo.over_samples`.
+            where beta is at least 1.
+        chunk_size: how many of the K samples are evaluated at once, which sets the memory; None: all of them. See
+            `monte_carlo.over_samples`.
 
     Returns:
         `(params, key, x, *, step=None) -> (value, info)`. x has shape (*batch, *data_shape); the value is the mean over
@@ -66,9 +135,7 @@ def make_elbo(
 
     Source: Kingma & Welling 2014; for beta, Higgins et al. 2017.
     """
-    if kl not in KL_FORMS:
-        raise ValueError(f"kl must be one of {KL_FORMS}; got {kl!r}")
-    return make_objective(vae, estimator, num_samples, kl, beta, chunk_size, estimators.mean_reduction())
+    return make_bound(vae, estimators.mean_reduction(), estimator, num_samples, kl, beta, chunk_size)
 
 
 def make_iwae(
@@ -79,7 +146,9 @@ def make_iwae(
     beta: Weight = 1.0,
     chunk_size: int | None = None,
 ) -> Objective:
-    """Importance-weighted bound, log (1/K) sum_k w_k with w_k = p(x|z_k) (p(z_k) / q(z_k|x))^beta.
+    """Importance-weighted bound on log p(x), from K samples z_k of q.
+
+        log (1/K) sum_k w_k,  w_k = p(x|z_k) (p(z_k) / q(z_k|x))^beta
 
     With K = 1 it is the ELBO with the sampled KL; it rises with K towards log p(x).
 
@@ -88,7 +157,7 @@ def make_iwae(
         estimator: how its gradient is estimated; by default `estimators.pathwise()`.
         num_samples: K. A bound must be reported with its K.
         beta: weight of the KL, a number or a function of the step.
-        chunk_size: how many of the K samples are evaluated at once; see `monte_carlo.over_samples`.
+        chunk_size: as in `make_elbo`.
 
     Returns:
         An objective, as `make_elbo` does.
@@ -105,7 +174,7 @@ def make_iwae(
 
     Source: Burda, Grosse & Salakhutdinov 2015, "Importance weighted autoencoders".
     """
-    return make_objective(vae, estimator, num_samples, "sampled", beta, chunk_size, estimators.log_mean_exp_reduction())
+    return make_bound(vae, estimators.log_mean_exp_reduction(), estimator, num_samples, "sampled", beta, chunk_size)
 
 
 def make_renyi(
@@ -116,11 +185,13 @@ def make_renyi(
     *,
     chunk_size: int | None = None,
 ) -> Objective:
-    """Variational Renyi bound, 1 / (1 - alpha) log (1/K) sum_k w_k^(1 - alpha).
+    """Variational Renyi bound: the log of a power mean of the K importance weights.
 
-    At alpha = 0 it is the importance-weighted bound, at alpha -> 1 the ELBO; the larger alpha, the lower. Below 0 it
-    lies above the importance-weighted bound, and in the limit K -> infinity above log p(x): then it is no bound, and at
-    alpha = -inf the largest of the K log-weights.
+        1 / (1 - alpha) log (1/K) sum_k w_k^(1 - alpha),  w_k = p(x, z_k) / q(z_k|x),  z_k ~ q(z|x)
+
+    At alpha = 0 it is the importance-weighted bound, at alpha = 1 the ELBO; the larger alpha, the lower the value. With
+    alpha below 0 the value lies above the importance-weighted bound, and in the limit K -> infinity above log p(x), so
+    it is no bound. At alpha = -inf it is the largest of the K log-weights, at inf the smallest.
 
     Args:
         vae: the model.
@@ -145,7 +216,7 @@ def make_renyi(
 
     Source: Li & Turner 2016, "Renyi divergence variational inference".
     """
-    return make_objective(vae, estimator, num_samples, "sampled", 1.0, chunk_size, estimators.renyi_reduction(alpha))
+    return make_bound(vae, estimators.renyi_reduction(alpha), estimator, num_samples, chunk_size=chunk_size)
 
 
 def make_linear_elbo(vae: VAE) -> Objective:
@@ -182,7 +253,7 @@ def make_linear_elbo(vae: VAE) -> Objective:
         normal: Any = distributions.without_wrappers(p)
         if kernel.shape[0] != math.prod(q.event_shape):
             raise ValueError(
-                f"the closed form needs a code of numbers that the decoder sees as they are; got q = "
+                "the closed form needs latents that the decoder sees as they are; got q = "
                 f"{distributions.name_of(q)}, which it sees one-hot. Use make_elbo, which draws samples"
             )
         if not isinstance(normal, dist.Normal) or kernel.shape[1] != math.prod(p.event_shape):
@@ -199,15 +270,6 @@ def make_linear_elbo(vae: VAE) -> Objective:
         ).sum(axes)
         elbo = reconstruction - kl
         value = elbo.mean()
-        info = ObjectiveInfo(
-            bound=value,
-            elbo=value,
-            reconstruction=reconstruction.mean(),
-            kl=kl.mean(),
-            per_example=elbo,
-            ess=jnp.ones_like(elbo),
-            log_w=elbo[None],
-        )
-        return value, lax.stop_gradient(info)
+        return value, objective_info(value, elbo, elbo, reconstruction, kl, elbo[None])
 
     return objective

@@ -4,20 +4,19 @@ Each maximises something other than a bound and reports the plain ELBO beside it
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jax import lax
-from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Float, Key
+from jaxtyping import Array, ArrayLike, Key
 
-from vaejax import checks, distributions, models
+from vaejax import checks, distributions, estimators, models
 from vaejax.distributions import LOG_STD_BOUND, Params, two_sample
-from vaejax.estimators import EstimateFunction, Estimator, effective_sample_size, monte_carlo
+from vaejax.estimators import EstimateFunction, Estimator, monte_carlo
 from vaejax.models import VAE
-from vaejax.objectives.objective import Objective, ObjectiveInfo, make_penalized
+from vaejax.objectives.objective import Call, Objective, Parts, build_objective, log_densities, objective_info
 from vaejax.objectives.weights import Weight, check_weight, weight_at
 
 
@@ -31,21 +30,22 @@ def make_free_bits(
     beta: Weight = 1.0,
     chunk_size: int | None = None,
 ) -> Objective:
-    """ELBO whose KL costs nothing below a threshold, so that nothing is gained by switching the code off.
+    """ELBO whose KL costs nothing below a threshold, so that nothing is gained by switching latents off.
 
-        E_q[log p(x|z)] - beta sum_j max(free_bits, KL_j),  KL_j the mean over the batch of the KL of unit j
+        E_q[log p(x|z)] - beta sum_j max(free_bits, KL_j),  KL_j the mean over the batch of the KL of latent j
 
     Args:
         vae: the model, with a KL in closed form.
-        free_bits: nats that are free, of each unit or of the whole code.
+        free_bits: nats that are free, of each latent or of all of them together.
         estimator: how the gradient of the first term is estimated; by default `estimators.pathwise()`.
         num_samples: K, samples of z for each example.
-        per: "unit" gives `free_bits` to each unit of the code, "code" to all of them together.
+        per: "unit" gives `free_bits` to each latent, "code" to all of them together.
         beta: weight of the KL, a number or a function of the step.
         chunk_size: as in `objectives.make_elbo`.
 
     Returns:
-        An objective; its value is not above the ELBO (of weight beta), and `info.elbo` is the plain one.
+        An objective, as `objectives.make_elbo` does. Its value is at most the ELBO with that beta; `info.elbo` and
+        `info.per_example` are the plain ELBO.
 
     Raises:
         ValueError: if free_bits is negative, an option unknown; and as `objectives.make_elbo`.
@@ -58,18 +58,17 @@ def make_free_bits(
 
     Source: Kingma et al. 2016, "Improved variational inference with inverse autoregressive flow", appendix C.8.
     """
-    if not isinstance(free_bits, Tracer) and not 0 <= free_bits < math.inf:
-        raise ValueError(f"free_bits must be a number of nats of at least 0; got {free_bits!r}")
-    if per not in ("unit", "code"):
-        raise ValueError(f"per must be 'unit' or 'code'; got {per!r}")
+    checks.check_number("free_bits", free_bits, least=0, advice="they are nats")
+    checks.check_choice("per", per, ("unit", "code"))
 
-    def penalty(params: Params, key: Key[Array, ""], q: dist.Distribution, prior: dist.Distribution):
-        del params, key
-        rates = distributions.kl_per_unit(q, prior)
+    def penalized(call: Call, reconstruction: Array, kl: Array) -> Array:
+        del kl
+        rates = distributions.kl_per_unit(call.q, call.prior)
         per_unit = rates.reshape(-1, rates.shape[-1]).mean(axis=0)
-        return jnp.maximum(per_unit if per == "unit" else per_unit.sum(), free_bits).sum()
+        cost = jnp.maximum(per_unit if per == "unit" else per_unit.sum(), free_bits).sum()
+        return reconstruction - call.weight * cost
 
-    return make_penalized(vae, estimator, num_samples, beta, chunk_size, penalty)
+    return _penalized_reconstruction(vae, estimator, num_samples, beta, chunk_size, penalized)
 
 
 def make_info_vae(
@@ -82,12 +81,13 @@ def make_info_vae(
     bandwidth: float | Array | None = None,
     chunk_size: int | None = None,
 ) -> Objective:
-    """ELBO with a KL of weight beta, and a maximum mean discrepancy that draws the aggregate posterior to the prior.
+    """ELBO with a KL of weight beta, and a maximum mean discrepancy (MMD) that draws the latents to the prior.
 
         E_q[log p(x|z)] - beta KL(q(z|x) || p(z)) - mmd_weight MMD^2(q(z), p(z))
 
-    The KL takes information about x out of each code; the discrepancy only asks the codes of a batch to look, together,
-    like the prior. It is estimated from one sample of q for each example and as many of p, with a Gaussian kernel.
+    The KL takes information about x out of the latents of each example. The discrepancy only asks that the latents of
+    a batch, together, are distributed like the prior. It is estimated from one sample of q for each example and as many
+    of p, with a Gaussian kernel.
 
     Args:
         vae: the model, with a reparameterized posterior.
@@ -95,38 +95,42 @@ def make_info_vae(
         estimator: how the gradient of the first term is estimated; by default `estimators.pathwise()`.
         num_samples: K, samples of z for each example.
         beta: weight of the KL, a number or a function of the step. InfoVAE's alpha is 1 - beta; MMD-VAE's beta is 0.
-        bandwidth: of the kernel, by default sqrt(latent_dim), the distance that two codes of the prior have but for a
-            factor of sqrt(2).
+        bandwidth: of the kernel, in units of the latents; by default sqrt(latent_dim), which is about the distance of
+            two samples of the prior, divided by sqrt(2).
         chunk_size: as in `objectives.make_elbo`.
 
     Returns:
-        An objective, no bound; `info.elbo` is the plain one.
+        An objective, as `objectives.make_elbo` does. Its value is no bound; `info.elbo` and `info.per_example` are the
+        plain ELBO.
 
     Raises:
         ValueError: if a weight is negative, q cannot be reparameterized, the batch has fewer than two examples; and as
             `objectives.make_elbo`.
 
+    >>> vae = models.mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
+    >>> params, x = vae.init(jax.random.key(0)), jnp.ones((7, 3))
+    >>> value, info = make_info_vae(vae, mmd_weight=10.0, beta=1.0)(params, jax.random.key(1), x)
+    >>> bool(value != info.elbo)
+    True
+
     Source: Zhao, Song & Ermon 2019, "InfoVAE: balancing learning and inference in variational autoencoders".
     """
     check_weight("mmd_weight", mmd_weight)
-    if bandwidth is not None and not isinstance(bandwidth, Tracer) and not 0 < bandwidth < math.inf:
-        raise ValueError(f"bandwidth must be a positive number; got {bandwidth!r}")
+    if bandwidth is not None:
+        checks.check_number("bandwidth", bandwidth, above=0)
 
-    def discrepancy(params: Params, key: Key[Array, ""], q: dist.Distribution, prior: dist.Distribution):
-        del params
-        if not q.has_rsample:
-            raise ValueError(
-                f"the discrepancy needs a posterior that can be reparameterized; got {distributions.name_of(q)}: "
-                "choose posterior='gaussian'"
-            )
-        q_key, prior_key = jax.random.split(key)
-        codes = jnp.asarray(q.rsample(q_key))
-        codes = codes.reshape(-1, codes.shape[-1])
-        from_prior = monte_carlo.over_samples(lambda key: distributions.sample(prior, key), prior_key, len(codes))
-        width = math.sqrt(codes.shape[-1]) if bandwidth is None else bandwidth
-        return two_sample.maximum_mean_discrepancy(codes, from_prior, bandwidth=width).estimate
+    def penalized(call: Call, reconstruction: Array, kl: Array) -> Array:
+        _check_reparameterized("the discrepancy", call.q)
+        q_key, prior_key = jax.random.split(call.key)
+        z = jnp.asarray(call.q.rsample(q_key))
+        z = z.reshape(-1, z.shape[-1])
+        from_prior = monte_carlo.over_samples(lambda key: distributions.sample(call.prior, key), prior_key, len(z))
+        width = math.sqrt(z.shape[-1]) if bandwidth is None else bandwidth
+        discrepancy = two_sample.maximum_mean_discrepancy(z, from_prior, bandwidth=width).estimate
+        weight = weight_at("mmd_weight", mmd_weight, call.step)
+        return reconstruction - call.weight * kl.mean() - weight * discrepancy
 
-    return make_penalized(vae, estimator, num_samples, beta, chunk_size, None, (mmd_weight, discrepancy))
+    return _penalized_reconstruction(vae, estimator, num_samples, beta, chunk_size, penalized)
 
 
 def make_optimal_std_elbo(
@@ -137,62 +141,70 @@ def make_optimal_std_elbo(
     min_std: float = math.exp(-LOG_STD_BOUND),
     chunk_size: int | None = None,
 ) -> Objective:
-    """ELBO of a Gaussian likelihood whose one std is always the best there is: the root of the mean squared error.
+    """ELBO of a Gaussian likelihood whose one std is always the best: the root of the mean squared error.
 
         -d/2 (1 + log(2 pi s^2)) - beta KL,  s^2 = E (x - E[x|z])^2, the mean over batch, samples and the d numbers
 
-    The std that the decoder brings along is not looked at, and gets no gradient; `with_optimal_std` sets it when
-    training is done. At a fixed residual the best variance is the mean squared residual and not 0: there is no weight
-    of the reconstruction to tune.
+    The decoder's own std is not used and gets no gradient; `with_optimal_std` sets it when training is done. The
+    reconstruction needs no weight, because the best variance follows the error.
 
     Args:
         vae: the model, with the likelihood "gaussian_shared_std" and a reparameterized posterior.
         num_samples: K, samples of z for each example.
-        beta: weight of the KL.
-        min_std: floor of s, without which a perfect reconstruction has an infinite likelihood.
+        beta: weight of the KL, a number or a function of the step.
+        min_std: floor of s, in the units of the data; without one a perfect reconstruction has an infinite likelihood.
         chunk_size: as in `objectives.make_elbo`.
 
     Returns:
-        An objective.
+        An objective, as `objectives.make_elbo` does; its gradient is the pathwise one. `info.elbo` is the plain ELBO
+        of the decoder with the best std.
 
     Raises:
         ValueError: if min_std is not positive; when called, if the likelihood is another; and as
             `objectives.make_elbo`.
 
+    >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
+    >>> params, x = vae.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (7, 3))
+    >>> value, info = make_optimal_std_elbo(vae)(params, jax.random.key(2), x)
+    >>> info.per_example.shape
+    (7,)
+
     Source: Rybkin, Daniilidis & Levine 2021, "Simple and effective VAE training with calibrated decoders".
     """
-    checks.check_count("num_samples", num_samples)
-    check_weight("beta", beta)
-    if not 0 < min_std < math.inf:
-        raise ValueError(f"min_std must be a positive number, in the units of the data; got {min_std!r}")
+    checks.check_number("min_std", min_std, above=0, advice="it has the units of the data")
 
-    def objective(params: Params, key: Key[Array, ""], x: ArrayLike, *, step: ArrayLike | None = None):
-        weight = weight_at("beta", beta, step)
-        squares, log_w_but_likelihood, kl, size = _squared_residuals(vae, params, key, x, num_samples, chunk_size)
-        variance = jnp.maximum(squares.mean() / size, min_std**2)
-        log_likelihood = -0.5 * (squares / variance + size * jnp.log(2 * math.pi * variance))
-        elbo = log_likelihood.mean(axis=0) - kl
-        per_example = log_likelihood.mean(axis=0) - weight * kl
-        value = per_example.mean()
-        log_w = log_likelihood + log_w_but_likelihood
-        info = ObjectiveInfo(
-            bound=value,
-            elbo=elbo.mean(),
-            reconstruction=log_likelihood.mean(),
-            kl=kl.mean(),
-            per_example=per_example,
-            ess=effective_sample_size(log_w),
-            log_w=log_w,
-        )
-        return value, lax.stop_gradient(info)
+    def parts_of(call: Call) -> Parts:
+        _check_one_std(call.params, call.q)
 
-    return objective
+        def integrand(z: Array, q: dist.Distribution):
+            squares = _squared_errors(vae, call.params, z, call.x)
+            return squares, (squares, distributions.log_prob(call.prior, z) - distributions.log_prob(q, z))
+
+        def finish(bound: Array, terms: tuple[Array, Array]):
+            del bound
+            squares, log_w_but_likelihood = terms
+            kl = distributions.kl_divergence(call.q, call.prior)
+            size = call.x.size // squares[0].size
+            variance = jnp.maximum(squares.mean() / size, min_std**2)
+            log_likelihood = -0.5 * (squares / variance + size * jnp.log(2 * math.pi * variance))
+            elbo = log_likelihood.mean(axis=0) - kl
+            per_example = log_likelihood.mean(axis=0) - call.weight * kl
+            value = per_example.mean()
+            log_w = log_likelihood + log_w_but_likelihood
+            return value, objective_info(value, per_example, elbo, log_likelihood, kl, log_w)
+
+        return integrand, finish
+
+    mean, estimator = estimators.mean_reduction(), estimators.pathwise()
+    return build_objective(vae, mean, estimator, num_samples, beta, chunk_size, parts_of, closed_form_kl=True)
 
 
 def with_optimal_std(
     vae: VAE, params: Params, key: Key[Array, ""], x: ArrayLike, num_samples: int = 10, *, chunk_size: int = 10
 ) -> Params:
-    """The parameters with the decoder's std set to the best there is for x: the root of the mean squared error.
+    """The parameters with the decoder's std set to the best one for x: the root of the mean squared error.
+
+        s^2 = E (x - E[x|z])^2, the mean over batch, samples and the numbers of an example
 
     Args:
         vae: a model with the likelihood "gaussian_shared_std".
@@ -202,38 +214,89 @@ def with_optimal_std(
         num_samples: of z for each example.
         chunk_size: samples at once.
 
+    Returns:
+        New parameters; all but the decoder's `head` are those that were given.
+
     Raises:
-        ValueError: if the decoder has no shared std, or x is refused by `models.check_data`.
+        ValueError: if the decoder has no shared std, q cannot be reparameterized, or x is refused by
+            `models.check_data`.
+
+    >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
+    >>> x = 5 * jax.random.normal(jax.random.key(1), (100, 3))
+    >>> params = with_optimal_std(vae, vae.init(jax.random.key(0)), jax.random.key(2), x)
+    >>> bool(distributions.bounded_log_std(params["decoder"]["head"]["log_std"]) > jnp.log(4.0))
+    True
     """
     models.check_data(vae, params, x)
-    squares, _, _, size = _squared_residuals(vae, params, key, x, num_samples, chunk_size)
+    q, x = vae.encode(params, x), jnp.asarray(x)
+    _check_one_std(params, q)
+    squares = monte_carlo.over_samples(
+        lambda key: _squared_errors(vae, params, q.rsample(key), x), key, num_samples, chunk_size
+    )
+    variance = squares.mean() / (x.size // squares[0].size)
     head = params["decoder"]["head"]
-    raw = distributions.unbounded_log_std(0.5 * jnp.log(squares.mean() / size))
+    raw = distributions.unbounded_log_std(0.5 * jnp.log(variance))
     return {**params, "decoder": {**params["decoder"], "head": {"log_std": raw.astype(head["log_std"].dtype)}}}
 
 
-def _squared_residuals(
-    vae: VAE, params: Params, key: Key[Array, ""], x: ArrayLike, num_samples: int, chunk_size: int | None
-) -> tuple[Float[Array, "K *batch"], Float[Array, "K *batch"], Float[Array, " *batch"], int]:
-    """|x - E[x|z]|^2 and log p(z) - log q(z) of K reparameterized samples, the KL, and the numbers in an example."""
+def _penalized_reconstruction(
+    vae: VAE,
+    estimator: Estimator | EstimateFunction | None,
+    num_samples: int,
+    beta: Weight,
+    chunk_size: int | None,
+    penalized: Callable[[Call, Array, Array], Array],
+) -> Objective:
+    """E_q[log p(x|z)] less penalties of the whole batch: `penalized(call, reconstruction, kl)` is the value."""
+
+    def parts_of(call: Call) -> Parts:
+        kl = distributions.kl_divergence(call.q, call.prior)
+
+        @estimators.Broadcasting
+        def integrand(z: Array, q: dist.Distribution):
+            reconstruction, log_prior, log_q = log_densities(vae, call, z, q)
+            return reconstruction, (reconstruction, reconstruction + log_prior - log_q)
+
+        def finish(bound: Array, terms: tuple[Array, Array]):
+            reconstruction, log_w = terms
+            value = penalized(call, bound.mean(), kl)
+            elbo = reconstruction.mean() - kl.mean()
+            return value, objective_info(value, reconstruction.mean(axis=0) - kl, elbo, reconstruction, kl, log_w)
+
+        return integrand, finish
+
+    return build_objective(
+        vae,
+        estimators.mean_reduction(),
+        estimator,
+        num_samples,
+        beta,
+        chunk_size,
+        parts_of,
+        closed_form_kl=True,
+        finish_draws=True,
+    )
+
+
+def _squared_errors(vae: VAE, params: Params, z: Array, x: Array) -> Array:
+    """|x - E[x|z]|^2 of each example, (*batch,)."""
+    return ((x - vae.decode(params, z).mean) ** 2).reshape(*z.shape[:-1], -1).sum(axis=-1)
+
+
+def _check_one_std(params: Params, q: dist.Distribution) -> None:
+    """Refuse a decoder without one std for all numbers, and a posterior without reparameterized samples."""
     head = params["decoder"]["head"]
     if set(head) != {"log_std"} or head["log_std"].shape != ():
         raise ValueError(
             "the best std is one for all numbers: expected a decoder that has it, likelihood='gaussian_shared_std'; "
             f"got one whose head has {sorted(head) or 'no parameters'}"
         )
-    q, prior = vae.encode(params, x), vae.prior(params)
-    x = jnp.asarray(x)
+    _check_reparameterized("the best std", q)
+
+
+def _check_reparameterized(what: str, q: dist.Distribution) -> None:
     if not q.has_rsample:
         raise ValueError(
-            f"expected a posterior that can be reparameterized; got {distributions.name_of(q)}: choose "
+            f"{what} needs a posterior that can be reparameterized; got {distributions.name_of(q)}: choose "
             "posterior='gaussian'"
         )
-
-    def sample_term(key):
-        z = q.rsample(key)
-        squares = ((x - vae.decode(params, z).mean) ** 2).reshape(*q.batch_shape, -1).sum(axis=-1)
-        return squares, distributions.log_prob(prior, z) - distributions.log_prob(q, z)
-
-    squares, rest = monte_carlo.over_samples(sample_term, key, num_samples, chunk_size)
-    return squares, rest, distributions.kl_divergence(q, prior), x.size // squares[0].size

@@ -1,15 +1,17 @@
 """The one builder of objectives, and the record that they return."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpyro.distributions as dist
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from vaejax import checks, distributions, estimators
+from vaejax import checks, distributions, estimators, records
 from vaejax.distributions import Params
-from vaejax.estimators import EstimateFunction, Estimator, Reduction, effective_sample_size
+from vaejax.estimators import EstimateFunction, Estimator, Integrand, Reduction, effective_sample_size
 from vaejax.models import VAE
 from vaejax.objectives.weights import Weight, check_weight, weight_at
 
@@ -36,125 +38,146 @@ class ObjectiveInfo(NamedTuple):
     ess: Float[Array, " *batch"]
     log_w: Float[Array, "K *batch"]
 
+    __repr__ = records.short_repr
+
 
 @runtime_checkable
 class Objective(Protocol):
-    """What every objective is."""
+    """A pure function of parameters, key and data: a number to maximise, and what is worth knowing about it.
+
+    The `make_*` functions of this room return one, and a function of your own with this signature is one. Its
+    `jax.grad(..., has_aux=True)` is the gradient estimator that it was made with.
+
+    >>> import jax
+    >>> from vaejax import models, objectives
+    >>> vae = models.mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
+    >>> elbo = objectives.make_elbo(vae)
+    >>> isinstance(elbo, Objective)
+    True
+    >>> value, info = elbo(vae.init(jax.random.key(0)), jax.random.key(1), jax.numpy.ones((7, 3)))
+    >>> value.shape, info.per_example.shape
+    ((), (7,))
+    """
 
     def __call__(
         self, params: Params, key: Key[Array, ""], x: ArrayLike, *, step: ArrayLike | None = None
     ) -> tuple[Float[Array, ""], Any]:
-        """The value to maximise, and what is worth knowing about it: of a bound, an `ObjectiveInfo`."""
+        """Evaluate the objective.
+
+        Args:
+            params: the model's, a dict with "encoder", "decoder" and "prior"; "baseline" too where one is trained.
+            key: consumed; the samples of z are drawn with it.
+            x: data, (*batch, *data_shape).
+            step: of the training, from 0, for weights that are schedules; `training.make_train_step` passes it.
+
+        Returns:
+            The value to maximise, a scalar in nats per example; and the info, of a bound an `ObjectiveInfo`.
+
+        Raises:
+            ValueError: if the data are not the model's, or a weight is a schedule and no step is given.
+        """
         ...
 
 
-def make_objective(
+class Call(NamedTuple):
+    """What one call of an objective computes with.
+
+    Attributes:
+        params: as they were given.
+        key: for what `finish` draws; None unless the objective was built with `finish_draws`.
+        x: data, (*batch, *data_shape).
+        step: as it was given.
+        weight: of the KL at this step.
+        q: the posterior of x.
+        prior: of the latents.
+    """
+
+    params: Params
+    key: Key[Array, ""] | None
+    x: Array
+    step: ArrayLike | None
+    weight: ArrayLike
+    q: dist.Distribution
+    prior: dist.Distribution
+
+
+Parts = tuple[Integrand, Callable[[Array, Any], tuple[Array, ObjectiveInfo]]]
+
+
+def build_objective(
     vae: VAE,
+    reduction: Reduction,
     estimator: Estimator | EstimateFunction | None,
     num_samples: int,
-    kl_form: str,
     beta: Weight,
     chunk_size: int | None,
-    reduce: Reduction,
+    parts_of: Callable[[Call], Parts],
+    *,
+    closed_form_kl: bool,
+    finish_draws: bool = False,
 ) -> Objective:
+    """The objective that estimates a bound from K samples of z and finishes it; every one that samples is built here.
+
+    Args:
+        vae: the model.
+        reduction: how the log-weights of the samples become a bound.
+        estimator: how the gradient is estimated; None: `estimators.pathwise()`.
+        num_samples: K.
+        beta: weight of the KL, a number or a function of the step.
+        chunk_size: how many of the K samples are evaluated at once.
+        parts_of: `call -> (integrand, finish)`, what differs between objectives. The integrand is as in
+            `estimators.EstimateFunction`: it takes q from its argument, whose gradient the estimator may have stopped.
+            `finish` makes the value and the info of the bound (*batch,) and the integrand's terms (K, *batch).
+        closed_form_kl: whether the KL is not one of the samples; then estimators that detach q are refused.
+        finish_draws: whether `finish` draws too; then the key is split, and one half is `call.key`.
+
+    Raises:
+        ValueError: if a number is out of range, or the estimator drops the score of q from a KL that is not sampled.
+    """
     estimator = estimators.pathwise() if estimator is None else estimators.as_estimator(estimator)
     checks.check_count("num_samples", num_samples)
     if chunk_size is not None:
         checks.check_count("chunk_size", chunk_size)
-    if estimator.detaches_q and kl_form != "sampled":
-        raise ValueError(
-            f"this estimator drops the score of q from the sampled KL, and there is none in kl={kl_form!r}: expected "
-            "kl='sampled'; or use pathwise(), which is what it would be"
-        )
     check_weight("beta", beta)
-
-    def objective(params: Params, key: Key[Array, ""], x: ArrayLike, *, step: ArrayLike | None = None):
-        weight = weight_at("beta", beta, step)
-        q = vae.encode(params, x)
-        prior = vae.prior(params)
-        x = jnp.asarray(x)
-
-        @estimators.Broadcasting
-        def integrand(z, q):
-            reconstruction = distributions.data_log_prob(vae.decode(params, z), distributions.like_samples(q, z, x))
-            log_prior = distributions.log_prob(prior, z)
-            log_q = distributions.log_prob(q, z)
-            if kl_form == "analytic":
-                kl = jnp.broadcast_to(distributions.kl_divergence(q, prior), log_q.shape)
-            elif kl_form == "sampled":
-                kl = log_q - log_prior
-            else:
-                kl = -jnp.broadcast_to(distributions.entropy(q), log_q.shape) - log_prior
-            return reconstruction - weight * kl, (reconstruction, kl, reconstruction + log_prior - log_q)
-
-        baseline = estimators.baseline_values(estimator, params, x, q.batch_shape)
-        bound, terms = estimator(key, q, integrand, num_samples, reduce, baseline, chunk_size)
-        value = bound.mean()
-        reconstruction, kl, log_w = lax.stop_gradient(terms)
-        info = ObjectiveInfo(
-            bound=lax.stop_gradient(value),
-            elbo=(reconstruction - kl).mean(),
-            reconstruction=reconstruction.mean(),
-            kl=kl.mean(),
-            per_example=lax.stop_gradient(bound),
-            ess=effective_sample_size(log_w),
-            log_w=log_w,
-        )
-        return value, info
-
-    return objective
-
-
-def make_penalized(
-    vae: VAE,
-    estimator: Estimator | EstimateFunction | None,
-    num_samples: int,
-    beta: Weight,
-    chunk_size: int | None,
-    kl_penalty: Any,
-    further: tuple[Weight, Any] | None = None,
-) -> Objective:
-    """E_q[log p(x|z)] - beta (`kl_penalty`, or the KL itself) - weight penalty, the penalties those of a batch."""
-    estimator = estimators.pathwise() if estimator is None else estimators.as_estimator(estimator)
-    checks.check_count("num_samples", num_samples)
-    check_weight("beta", beta)
-    if estimator.detaches_q:
+    if estimator.detaches_q and closed_form_kl:
         raise ValueError(
             "this estimator drops the score of q from the sampled KL, and here the KL is in closed form: use "
-            "pathwise(), which is what it would be"
+            "pathwise(), which is what it would be, or kl='sampled' where the objective has that option"
         )
-    reduce = estimators.mean_reduction()
 
     def objective(params: Params, key: Key[Array, ""], x: ArrayLike, *, step: ArrayLike | None = None):
-        sample_key, penalty_key = jax.random.split(key)
+        sample_key, own_key = jax.random.split(key) if finish_draws else (key, None)
         weight = weight_at("beta", beta, step)
         q, prior = vae.encode(params, x), vae.prior(params)
-        x = jnp.asarray(x)
-        kl = distributions.kl_divergence(q, prior)
-
-        @estimators.Broadcasting
-        def integrand(z, q):
-            reconstruction = distributions.data_log_prob(vae.decode(params, z), distributions.like_samples(q, z, x))
-            log_w = reconstruction + distributions.log_prob(prior, z) - distributions.log_prob(q, z)
-            return reconstruction, (reconstruction, log_w)
-
-        baseline = estimators.baseline_values(estimator, params, x, q.batch_shape)
-        bound, terms = estimator(sample_key, q, integrand, num_samples, reduce, baseline, chunk_size)
-        reconstruction, log_w = lax.stop_gradient(terms)
-        cost = kl.mean() if kl_penalty is None else kl_penalty(params, penalty_key, q, prior)
-        value = bound.mean() - weight * cost
-        if further is not None:
-            more, penalty = further
-            value = value - weight_at("mmd_weight", more, step) * penalty(params, penalty_key, q, prior)
-        info = ObjectiveInfo(
-            bound=value,
-            elbo=reconstruction.mean() - kl.mean(),
-            reconstruction=reconstruction.mean(),
-            kl=kl.mean(),
-            per_example=reconstruction.mean(axis=0) - kl,
-            ess=effective_sample_size(log_w),
-            log_w=log_w,
-        )
-        return value, lax.stop_gradient(info)
+        call = Call(params, own_key, jnp.asarray(x), step, weight, q, prior)
+        integrand, finish = parts_of(call)
+        baseline = estimators.baseline_values(estimator, params, call.x, q.batch_shape)
+        bound, terms = estimator(sample_key, q, integrand, num_samples, reduction, baseline, chunk_size)
+        return finish(bound, terms)
 
     return objective
+
+
+def log_densities(vae: VAE, call: Call, z: Array, q: dist.Distribution) -> tuple[Array, Array, Array]:
+    """Log p(x|z), log p(z) and log q(z|x) of z, one sample of the batch or all K at once: each like its batch axes."""
+    x = distributions.like_samples(q, z, call.x)
+    log_likelihood = distributions.data_log_prob(vae.decode(call.params, z), x)
+    return log_likelihood, distributions.log_prob(call.prior, z), distributions.log_prob(q, z)
+
+
+def objective_info(
+    value: Array, per_example: Array, elbo: Array, reconstruction: Array, kl: Array, log_w: Array
+) -> ObjectiveInfo:
+    """The info of an objective, without gradient; elbo, reconstruction and kl, of any shapes, are averaged."""
+    value, per_example, elbo, reconstruction, kl, log_w = lax.stop_gradient(
+        (value, per_example, elbo, reconstruction, kl, log_w)
+    )
+    return ObjectiveInfo(
+        bound=value,
+        elbo=elbo.mean(),
+        reconstruction=reconstruction.mean(),
+        kl=kl.mean(),
+        per_example=per_example,
+        ess=effective_sample_size(log_w),
+        log_w=log_w,
+    )

@@ -1,6 +1,10 @@
 """Training: one step, one run, many runs, and what a run leaves on disk."""
 
 from vaejax.training import checkpoints
+from vaejax.training.chunks import (
+    Chunk,
+    run_chunks,
+)
 from vaejax.training.loop import (
     fit,
     fit_batches,
@@ -18,6 +22,7 @@ from vaejax.training.step import (
 )
 
 __all__ = [
+    "Chunk",
     "TrainState",
     "TrainStep",
     "ascend",
@@ -28,4 +33,5 @@ __all__ = [
     "init_population",
     "init_state",
     "make_train_step",
+    "run_chunks",
 ]

@@ -1,7 +1,8 @@
 """Checkpoints of a run: saved whole or not at all, verified byte by byte before they are read, refused with a reason.
 
-Orbax writes and reads the arrays. What it leaves to its users stands here: digests (it restores a flipped byte as a
-silently different value), the comparison with the run that asks, and a failure that says what is still good. On disk::
+Orbax writes and reads the arrays. What it leaves to its users stands here and in `seals`: digests (it restores a
+flipped byte as a silently different value), the comparison with the run that asks, and a failure that says what is
+still good. On disk::
 
     <directory>/00000100/        the state of step 100
         state/                   Orbax's files; the leaves are numbered, as it mixes up {"a.b": x} and {"a": {"b": x}}
@@ -15,9 +16,6 @@ run on several hosts save together, each a part of the arrays, into one director
 does the rest.
 """
 
-import contextlib
-import hashlib
-import json
 import os
 import pathlib
 import re
@@ -30,19 +28,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from vaejax import devices
-from vaejax.training import orbax_io
+from vaejax.training import orbax_io, seals
+from vaejax.training.seals import CheckpointError
 
-_FORMAT = 1
-
-_STATE, _MANIFEST, _SEAL = "state", "manifest.json", "manifest.sha256"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be written or must not be read: says what was expected, what was given, what to do."""
-
-
-class _DamagedError(Exception):
-    """Names the file that is not what was saved."""
+_STATE = "state"
 
 
 def save(directory: str | os.PathLike, state: Any, *, config: Mapping[str, Any], keep: int = 2) -> pathlib.Path:
@@ -74,14 +63,13 @@ def save(directory: str | os.PathLike, state: Any, *, config: Mapping[str, Any],
     ...     path.name, steps(folder)
     ('00000007', [7])
     """
-    step, leaves, config = _step(state), _leaves(state), _as_json(config)
+    step, leaves, config = _step(state), _leaves(state), seals.as_json(config)
     if keep < 1:
         raise CheckpointError(f"expected to keep 1 checkpoint or more, got keep={keep}: one is needed to resume")
     together = jax.process_count() > 1
     data = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in leaves.values()]
     arrays = {f"{i:05d}": leaf if together else np.asarray(leaf) for i, leaf in enumerate(data)}
     manifest = {
-        "format": _FORMAT,
         "config": config,
         "leaves": {path: _describe(leaf) for path, leaf in leaves.items()},
         "key_impls": {path: str(jax.random.key_impl(leaf)) for path, leaf in leaves.items() if _is_key(leaf)},
@@ -99,11 +87,11 @@ def save(directory: str | os.PathLike, state: Any, *, config: Mapping[str, Any],
         orbax_io.call("save", temporary / _STATE, {name: array for name, array in arrays.items() if array.size})
         devices.meet(f"arrays of step {step}")
         if first:
-            _seal_up(temporary, manifest)
+            seals.seal_up(temporary, manifest)
             if final.exists():
                 os.replace(final, aside)  # no folder can be renamed over another: until the next line, .old is read
             os.replace(temporary, final)
-            _fsync(directory)
+            seals.fsync(directory)
             others = [directory / f"{other:08d}" for other in steps(directory) if other != step]
             for folder in (aside, *others[: max(0, len(others) - keep + 1)]):
                 _remove(folder)
@@ -150,19 +138,18 @@ def restore(directory: str | os.PathLike, like: Any, *, config: Mapping[str, Any
     State(params={'w': Array([1., 1., 1.], dtype=float32)}, step=Array(7, dtype=int32))
     """
     directory = pathlib.Path(directory).absolute()
-    folder, leaves = _choose(directory, step), _leaves(like)
-    try:
-        manifest = _manifest(folder)
-        _compare(folder, "configuration", _as_json(config), manifest["config"], "take the checkpoint's values")
-        described = {path: _describe(leaf) for path, leaf in leaves.items()}
-        _compare(folder, "state", described, manifest["leaves"], "build model and optimizer as it was built there")
-        _verify(folder, manifest)
-    except _DamagedError as damage:
+    folder, leaves, config = _choose(directory, step), _leaves(like), seals.as_json(config)
+    manifest: dict[str, Any] = {}
+    if not (damage := seals.broken_seal(folder)):
+        manifest = seals.read_manifest(folder)
+        mine = {path: _describe(leaf) for path, leaf in leaves.items()}
+        seals.compare(folder, "configuration", config, manifest["config"], "take the checkpoint's values")
+        seals.compare(folder, "state", mine, manifest["leaves"], "build model and optimizer as it was built there")
+        damage = seals.damaged_file(folder, manifest)
+    if damage:
         good = _last_good(directory)
         advice = f"pass step={good}, the newest that verifies, or delete {folder}" if good is not None else "start anew"
-        raise CheckpointError(
-            f"expected {folder} as it was saved, but {damage}. Nothing was read: {advice}"
-        ) from damage
+        raise CheckpointError(f"expected {folder} as it was saved, but {damage}. Nothing was read: {advice}")
     data = [jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf for leaf in leaves.values()]
     wanted = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in zip(leaves, data, strict=True) if leaf.size}
     index = {path: f"{i:05d}" for i, path in enumerate(manifest["leaves"])}
@@ -189,7 +176,7 @@ def steps(directory: str | os.PathLike) -> list[int]:
     >>> steps("a directory that is not there")
     []
     """
-    return sorted(step for step, folder in _folders(pathlib.Path(directory)).items() if _is_complete(folder))
+    return sorted(step for step, folder in _folders(pathlib.Path(directory)).items() if seals.is_sealed(folder))
 
 
 def _step(state: Any) -> int:
@@ -235,36 +222,6 @@ def _place(path: str, array: np.ndarray | None, like: Any, key_impl: str | None)
     return value
 
 
-def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        return json.loads(json.dumps(dict(config)))
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"expected a config that JSON can hold, got: {error}. Use numbers, strings, lists"
-        ) from error
-
-
-def _compare(folder: pathlib.Path, what: str, expected: dict, found: dict, advice: str) -> None:
-    if lines := _differences(expected, found):
-        more = f"\n  and {len(lines) - 20} more" if len(lines) > 20 else ""
-        raise CheckpointError(
-            f"{folder} holds another {what} than this run's:{''.join(lines[:20])}{more}\n"
-            f"To continue with that run, {advice}; for this one, take another directory."
-        )
-
-
-def _differences(expected: dict, found: dict, prefix: str = "") -> list[str]:
-    lines = []
-    for name in sorted(expected.keys() | found.keys()):
-        mine, theirs = expected.get(name, ...), found.get(name, ...)
-        if isinstance(mine, dict) and isinstance(theirs, dict):
-            lines += _differences(mine, theirs, f"{prefix}{name}.")
-        elif mine != theirs and repr(mine) != repr(theirs):  # nan equals nan
-            shown = ["absent" if value is ... else repr(value) for value in (mine, theirs)]
-            lines.append(f"\n  {prefix}{name}: expected {shown[0]} (this run), found {shown[1]} (checkpoint)")
-    return lines
-
-
 def _folders(directory: pathlib.Path) -> dict[int, pathlib.Path]:
     folders = {}
     for path in sorted(directory.iterdir()) if directory.is_dir() else []:  # NNNNNNNN comes before NNNNNNNN.old
@@ -273,82 +230,27 @@ def _folders(directory: pathlib.Path) -> dict[int, pathlib.Path]:
     return folders
 
 
-def _is_complete(folder: pathlib.Path) -> bool:
-    return (folder / _MANIFEST).is_file() and (folder / _SEAL).is_file()
-
-
 def _choose(directory: pathlib.Path, step: int | None) -> pathlib.Path:
     complete, folders = steps(directory), _folders(directory)
-    expected = f"expected a checkpoint {'' if step is None else f'of step {step} '}in {directory}, found"
-    if step is None and not complete:
-        raise CheckpointError(f"{expected} none: check the path, or start a new run there")
-    folder = folders.get(complete[-1] if step is None else step)
-    if folder is None:
-        raise CheckpointError(f"{expected} steps {complete}: pass one of these")
-    if not _is_complete(folder):
-        raise CheckpointError(
-            f"{expected} it incomplete, without {_MANIFEST} or {_SEAL}: nothing vouches for its values. "
+    folder = folders.get(max(complete, default=-1) if step is None else step)
+    if folder is not None and seals.is_sealed(folder):
+        return folder
+    if folder is not None:
+        found = (
+            f"it incomplete, without {seals.MANIFEST} or {seals.SEAL}: nothing vouches for its values. "
             f"Delete {folder} and take one of the steps {complete}"
         )
-    return folder
-
-
-def _seal_up(folder: pathlib.Path, manifest: dict) -> None:
-    (folder / _MANIFEST).write_text(json.dumps({**manifest, "files": _digests(folder)}, indent=1))
-    (folder / _SEAL).write_text(_seal(folder))
-    for path in (*folder.rglob("*"), folder):
-        _fsync(path)
-
-
-def _fsync(path: pathlib.Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _digest(path: pathlib.Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _digests(folder: pathlib.Path) -> dict[str, list]:
-    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
-    return {
-        name: [path.stat().st_size, _digest(path)] for name, path in paths.items() if name not in (_MANIFEST, _SEAL)
-    }
-
-
-def _seal(folder: pathlib.Path) -> str:
-    return f"{_digest(folder / _MANIFEST)}  {_MANIFEST}\n"
-
-
-def _manifest(folder: pathlib.Path) -> dict:
-    if (folder / _SEAL).read_bytes() != _seal(folder).encode():
-        raise _DamagedError(f"{folder / _MANIFEST} or {_SEAL} beside it is damaged: they do not agree")
-    manifest = json.loads((folder / _MANIFEST).read_text())
-    if manifest["format"] != _FORMAT:
-        raise CheckpointError(
-            f"expected {folder} in format {_FORMAT}, found {manifest['format']}: use its vaejax version"
-        )
-    return manifest
-
-
-def _verify(folder: pathlib.Path, manifest: dict) -> None:
-    saved, found = manifest["files"], _digests(folder)
-    for name in sorted(saved.keys() | found.keys()):
-        if saved.get(name) != found.get(name):
-            how = "is missing" if name not in found else "was not saved with it" if name not in saved else "is damaged"
-            raise _DamagedError(f"{folder / name} {how}")
+    elif step is None:
+        found = "none: check the path, or start a new run there"
+    else:
+        found = f"steps {complete}: pass one of these"
+    which = "" if step is None else f"of step {step} "
+    raise CheckpointError(f"expected a checkpoint {which}in {directory}, found {found}")
 
 
 def _last_good(directory: pathlib.Path) -> int | None:
-    for step in reversed(steps(directory)):
-        with contextlib.suppress(_DamagedError, CheckpointError, OSError):
-            folder = _folders(directory)[step]
-            _verify(folder, _manifest(folder))
-            return step
-    return None
+    folders = _folders(directory)
+    return next((step for step in reversed(steps(directory)) if seals.verifies(folders[step])), None)
 
 
 def _remove(folder: pathlib.Path) -> None:

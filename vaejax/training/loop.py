@@ -13,7 +13,6 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Key
 
 from vaejax import checks, devices
-from vaejax.checks import check_finite
 from vaejax.training.step import TrainState, TrainStep
 
 # Folded into the key of a run to get the key that orders the epochs; no step has this number.
@@ -30,7 +29,7 @@ def fit(
     batch_size: int,
     stop: ArrayLike | None = None,
 ) -> tuple[TrainState, Any]:
-    """Take `num_steps` steps on reshuffled batches, as one scan.
+    """Take `num_steps` training steps on reshuffled batches, as one scan.
 
     Step t uses `fold_in(key, t)`, and the order of epoch e a key of its own folded with e. So a run that is cut into
     calls, stopped or resumed goes through the same numbers as one that is not. Each epoch is a fresh permutation of the
@@ -40,7 +39,7 @@ def fit(
     the devices, which sum their gradients once a step.
 
     Args:
-        step: `(state, key, batch) -> (state, info)`.
+        step: `(state, key, batch) -> (state, info)`, such as `make_train_step` makes.
         state: where to start; `state.step` says which step comes next. Under `vmap` over runs, `state.step` must be
             shared (`in_axes` None), and so must `out_axes`: a batched step would redraw the order at every step.
         key: the key of the whole run, the same for every call.
@@ -55,9 +54,11 @@ def fit(
         not a scalar left out (None).
 
     Raises:
-        ValueError: if there are no data, the batch is larger than the data, a size is not a positive integer, or the
-            data are concrete and hold NaN or infinities, or are float64 while JAX runs in 32 bits.
+        ValueError: if there are no data, arrays differ in their number of examples, batch_size is not an integer from
+            1 to that number, num_steps is not an integer of at least 0, or the data are concrete and hold NaN or
+            infinities, or are float64 while JAX runs in 32 bits.
 
+    >>> import optax
     >>> from vaejax import models, objectives, training
     >>> vae = models.mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
     >>> train_step = training.make_train_step(objectives.make_elbo(vae), optax.adam(1e-3))
@@ -96,7 +97,9 @@ def fit(
 def fit_batches(
     step: TrainStep, state: TrainState, key: Key[Array, ""], batches: Any, *, stop: ArrayLike | None = None
 ) -> tuple[TrainState, Any]:
-    """`fit` on batches that are handed over one by one, as `streams.read` does: for data that memory does not hold.
+    """Take one training step on each of the batches that are given, in their order, as one scan.
+
+    `fit` for data that memory does not hold: `streams.read` reads such batches, some at a time.
 
     Args:
         step: as in `fit`.
@@ -106,11 +109,12 @@ def fit_batches(
         stop: as in `fit`.
 
     Returns:
-        The state and the history, as `fit` does.
+        The state, and the history with each scalar stacked to (num_steps,), as in `fit`.
 
     Raises:
-        ValueError: if there is no batch or no example.
+        ValueError: if there is no batch or no example, or arrays differ in their number of either.
 
+    >>> import optax
     >>> from vaejax import models, objectives, training
     >>> vae = models.mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
     >>> train_step = training.make_train_step(objectives.make_elbo(vae), optax.adam(1e-3))
@@ -142,7 +146,7 @@ def _scalars(info: Any) -> Any:
 def _stopped_scan(body: Callable, carry: Any, batches: Any, num_steps: int, count: ArrayLike) -> tuple[Any, Any]:
     """`lax.scan` that ends after `count` of its steps, which may be traced; what the others would report is NaN.
 
-    A loop of that length, for a condition inside each step would copy all parameters.
+    It is a loop of that length, since a condition inside each step would copy all parameters.
     """
 
     def batch(i: Any) -> Any:
@@ -159,22 +163,31 @@ def _stopped_scan(body: Callable, carry: Any, batches: Any, num_steps: int, coun
 
 
 def _check_fit(data: Any, num_steps: int, batch_size: int) -> int:
-    for name, number, least in (("num_steps", num_steps, 0), ("batch_size", batch_size, 1)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"{name} must be an integer of at least {least}; got {number!r}")
-    leaves = jax.tree.leaves(data)
-    lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves}
-    if len(lengths) != 1:
-        raise ValueError(f"expected arrays with the same number of examples; got lengths {sorted(lengths)}")
+    """The number of examples, where a run can be made of them."""
+    checks.check_count("num_steps", num_steps, least=0)
+    checks.check_count("batch_size", batch_size)
+    lengths = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(data)}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(
+            "expected arrays with the same number of examples, at least one, on the first axis; got lengths "
+            f"{sorted(lengths)}"
+        )
     (num_examples,) = lengths
-    if num_examples == 0:
-        raise ValueError("expected at least one example to train on; got none")
     if batch_size > num_examples:
         raise ValueError(
             f"batch_size must be at most the number of examples; got {batch_size} for {num_examples} examples"
         )
-    for leaf in leaves:
+    check_values(data)
+    return num_examples
+
+
+def check_values(data: Any) -> None:
+    """Refuse floats that are concrete and not finite, or that JAX would round.
+
+    Raises:
+        ValueError: if an array of floats holds NaN or infinities, or is float64 while JAX runs in 32 bits.
+    """
+    for leaf in jax.tree.leaves(data):
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             checks.check_floating(leaf)
-            check_finite(leaf, "data")
-    return num_examples
+            checks.check_finite(leaf, "data")

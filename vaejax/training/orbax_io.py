@@ -14,9 +14,19 @@ from typing import Any
 
 
 def call(function: str, *arguments: Any) -> Any:
-    """Call a function of Orbax, with stdout and stderr swallowed; the last line of them is added to an error as a note.
+    """Call a function of Orbax, with stdout and stderr swallowed; their last line is added to an error as a note.
 
     When a write fails, its threads flood stderr: from Python, from C++, and through absl's log.
+
+    Args:
+        function: the name of one of `orbax.checkpoint.v1`, such as "save".
+        arguments: of that function.
+
+    Returns:
+        What the function returns.
+
+    Raises:
+        Whatever the function does, with its note.
     """
     root, threads = logging.getLogger(), set(threading.enumerate())
     with _held_signals(), contextlib.ExitStack() as stack:

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key
 
+from vaejax import records
 from vaejax.distributions import Params
 from vaejax.objectives import Objective
 
 
 class TrainState(NamedTuple):
-    """What a training step carries along. Keys are not part of it: step t uses `fold_in(key, t)`.
+    """What a training step carries to the next one. Keys are not part of it: step t uses `fold_in(key, t)`.
 
     Attributes:
         params: the model's parameters.
@@ -25,12 +26,31 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
     step: Int[Array, ""]
 
+    __repr__ = records.short_repr
+
 
 TrainStep = Callable[[TrainState, Key[Array, ""], Any], tuple[TrainState, Any]]
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
+    """The state before the first training step: the parameters, the optimizer's first state for them, and step 0.
+
+    Args:
+        params: where training starts, a tree of arrays, such as `vae.init(key)` gives.
+        optimizer: an optax transformation, the same that `make_train_step` gets.
+
+    Returns:
+        The state; its `params` are the arrays that were given, not copies.
+
+    Raises:
+        Whatever `optimizer.init` does where it cannot serve such parameters.
+
+    >>> from vaejax import models
+    >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
+    >>> state = init_state(vae.init(jax.random.key(0)), optax.sgd(0.1))
+    >>> sorted(state.params), int(state.step)
+    (['decoder', 'encoder', 'prior'], 0)
+    """
     return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
@@ -39,7 +59,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     prepare: Callable[[Key[Array, ""], Array], Array] | None = None,
 ) -> TrainStep:
-    """One step of gradient ascent on an objective.
+    """One step of gradient ascent on an objective: params + update(grad of the objective's value at params).
 
     Args:
         objective: what is maximised; `(params, key, x, *, step) -> (value, info)`.
@@ -47,8 +67,12 @@ def make_train_step(
         prepare: what is done to each batch first, `(key, batch) -> batch`, such as `data.binarize_dynamic`.
 
     Returns:
-        `(state, key, batch) -> (state, info)`, pure. Without `prepare` the objective gets `key` itself; with it,
-        `prepare` and the objective get one half each of `jax.random.split(key)`.
+        `(state, key, batch) -> (state, info)`, a pure function; `info` is what the objective reports of the batch
+        before the step. Without `prepare` the objective gets `key` itself; with it, `prepare` gets the first and the
+        objective the second key of `jax.random.split(key)`.
+
+    Raises:
+        Whatever the objective does, when the step is called.
 
     >>> from vaejax import models, objectives
     >>> vae = models.mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
@@ -77,13 +101,24 @@ def ascend(
     params: Any,
     opt_state: optax.OptState,
 ) -> tuple[Any, optax.OptState, Any]:
-    """One gradient step uphill: the parameters, the optimizer's state, and what `value` reports beside its value.
+    """One gradient step uphill, for training loops of one's own: params + update(grad of value at params).
 
     Args:
-        value: `params -> (value, aux)`, to be maximised; of a group of parameters, a closure over the others.
-        optimizer: which minimises, as optax's do, and so is given the gradient's negative.
-        params: any tree, of which the gradient is taken.
-        opt_state: the optimizer's.
+        value: `params -> (value, aux)`, to be maximised; for a group of parameters, a closure over the others.
+        optimizer: an optax transformation. It minimises, so it is given minus the gradient.
+        params: any tree of arrays, with respect to which the gradient is taken.
+        opt_state: the optimizer's state.
+
+    Returns:
+        The new parameters, the optimizer's new state, and the `aux` of `value` at the old parameters.
+
+    Raises:
+        Whatever `value` or the optimizer does.
+
+    >>> params, optimizer = jnp.array(1.0), optax.sgd(0.1)
+    >>> params, _, aux = ascend(lambda w: (-(w**2), w), optimizer, params, optimizer.init(params))
+    >>> round(float(params), 3), float(aux)
+    (0.8, 1.0)
     """
     grads, aux = jax.grad(value, has_aux=True)(params)
     with jax.numpy_dtype_promotion("standard"):  # optax raises floats to the power of its integer count

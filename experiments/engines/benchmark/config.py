@@ -8,7 +8,6 @@ import tyro
 from engines.harness import command_line
 
 WORK = ("aevb", "iwae", "conv", "score", "likelihood", "moments", "cost")
-
 SYSTEMS = ("vaejax", "torch-eager", "torch-compile", "numpyro", "jax-loop")
 
 
@@ -23,11 +22,11 @@ class Config:
     step against K, batch size and latent dimension)."""
     systems: tuple[str, ...] = SYSTEMS
     """Who does it: vaejax; PyTorch as it is and compiled; NumPyro's SVI; a Python loop of jitted steps in JAX. Those
-    that are not installed are left out, with a word."""
+    that are not installed are left out, with a message."""
     repeats: int = 7
     """Measurements of each, in turns."""
     seconds: float = 2.0
-    """Of one measurement, about."""
+    """Approximate length of one measurement."""
     runs_dir: str = "runs"
     """Where runs are kept."""
     name: str | None = None

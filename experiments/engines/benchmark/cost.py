@@ -1,6 +1,5 @@
-"""What a training step costs against the number of samples, the batch size and the size of the code."""
+"""What a training step costs against the number of samples, the batch size and the latent dimension."""
 
-import json
 import pathlib
 import time
 from collections.abc import Callable
@@ -11,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-from engines.harness import run_folder
+from engines.harness import run_folder, tables
 from engines.harness.pictures import STYLE, save
 from vaejax import models, objectives, training
 
@@ -35,13 +34,13 @@ def run(folder: pathlib.Path, repeats: int, values: dict[str, tuple[int, ...]] =
     rows = [row for axis, numbers in values.items() for row in measured(axis, numbers, repeats)]
     run_folder.write_json(folder / "cost.json", rows)
     with plt.rc_context(STYLE):
-        save({"cost": draw(folder)}, folder)
+        save({"cost": draw(rows)}, folder)
     print(table(rows))
     print(f"\nThe picture is {folder}/cost.png")
 
 
 def measured(axis: str, numbers: tuple[int, ...], repeats: int) -> list[dict[str, Any]]:
-    """A row for each number: seconds of a step, in turns with the others, and bytes that its program works in."""
+    """A row for each number: seconds of a step, measured in turns, and bytes of temporary memory of its program."""
     steps = {number: compiled(axis, number) for number in numbers}
     seconds: dict[int, list[float]] = {number: [] for number in numbers}
     for repeat in range(repeats + 1):
@@ -67,7 +66,7 @@ def measured(axis: str, numbers: tuple[int, ...], repeats: int) -> list[dict[str
 
 
 def compiled(axis: str, number: int) -> tuple[Callable[[], None], int]:
-    """One step, to be called, and the bytes of what its compiled program keeps between its operations."""
+    """A function that does one step, and the bytes of temporary memory of its compiled program."""
     rng = np.random.default_rng(0)
     if axis == "samples K":
         vae = models.mlp_vae((28, 28), 50, (200, 200))
@@ -87,42 +86,38 @@ def compiled(axis: str, number: int) -> tuple[Callable[[], None], int]:
 
 
 def slope(rows: list[dict[str, Any]]) -> float:
-    """Of log seconds against log value, by least squares over the larger half of the values."""
+    """The slope of log seconds against log value, by least squares over the larger half of the values."""
     half = rows[len(rows) // 2 :]
     return float(np.polyfit(*(np.log([row[name] for row in half]) for name in ("value", "seconds")), 1)[0])
 
 
-def draw(folder: pathlib.Path) -> plt.Figure:
-    """Seconds of a step and bytes of its work against each number, from what was saved, both on logarithmic axes."""
-    rows = json.loads((folder / "cost.json").read_text())
+def draw(rows: list[dict[str, Any]]) -> plt.Figure:
+    """Seconds and memory of a step against each number, on logarithmic axes."""
     axes_of = list(dict.fromkeys(row["axis"] for row in rows))
     figure, axes = plt.subplots(2, len(axes_of), figsize=(3.8 * len(axes_of), 5.6), layout="constrained", squeeze=False)
     for column, name in enumerate(axes_of):
         mine = [row for row in rows if row["axis"] == name]
         values = np.array([row["value"] for row in mine])
-        for line, (quantity, unit, title) in enumerate(
-            (("seconds", 1e3, "Time of a training step [ms]"), ("work_bytes", 2**-20, "Memory of its work [MiB]"))
-        ):
-            panel = axes[line, column]
+        for panel, quantity, unit in zip(axes[:, column], ("seconds", "work_bytes"), (1e3, 2**-20), strict=True):
             numbers = unit * np.array([row[quantity] for row in mine])
             panel.loglog(values, numbers, "o-", label="measured")
             panel.loglog(values, numbers[-1] * values / values[-1], ":", color="grey", label="in proportion")
             panel.set_xlabel(name[0].upper() + name[1:])
-            if column == 0:
-                panel.set_ylabel(title)
-            if line == 0:
-                panel.set_title(f"{MODELS[name]}\nslope {slope(mine):.2f}", fontsize=8)
+        axes[0, column].set_title(f"{MODELS[name]}\nslope {slope(mine):.2f}", fontsize=8)
         axes[0, column].legend()
+    axes[0, 0].set_ylabel("Time of a training step [ms]")
+    axes[1, 0].set_ylabel("Memory of a training step [MiB]")
     return figure
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """A line for each number."""
-    lines = []
+    """The rows for the terminal, a table for each axis."""
+    parts = []
     for name in dict.fromkeys(row["axis"] for row in rows):
         mine = [row for row in rows if row["axis"] == name]
-        lines.append(f"\n{name} ({MODELS[name]}); slope of the larger half {slope(mine):.2f}")
-        for row in mine:
-            memory = row["work_bytes"] / 2**20
-            lines.append(f"  {row['value']:>6,}  {1e3 * row['seconds']:10.2f} ms  {memory:8.1f} MiB")
-    return "\n".join(lines)
+        cells = [
+            (f"{r['value']:,}", f"{1e3 * r['seconds']:.2f} ms", f"{r['work_bytes'] / 2**20:.1f} MiB") for r in mine
+        ]
+        title = f"\n{name} ({MODELS[name]}); slope of the larger half {slope(mine):.2f}"
+        parts += [title, tables.columns(cells, left=0, indent="  ")]
+    return "\n".join(parts)

@@ -12,12 +12,9 @@ import numpy as np
 
 from engines.benchmark.config import Config
 from engines.benchmark.work import WORK, Work, images_of, multiplications, num_parameters, weights_of
-from engines.harness import run_folder
+from engines.harness import run_folder, tables
 
-UNITS = {"train": "steps", "likelihood": "batches", "moments": "gradients"}
-
-AGREEMENT = 0.003  # of the value, beside its standard errors, that systems may be apart
-
+AGREEMENT = 0.003  # the relative difference of two systems' values that is allowed beside their standard errors
 LARGE, BYTES = 3000, 2**28  # side of the large product of the floor, bytes of its copy
 
 
@@ -29,32 +26,32 @@ def run(config: Config) -> None:
     rows: list[dict[str, Any]] = []
     for name in config.work:
         if name == "cost":
-            from engines.benchmark import cost  # and with it JAX, which the systems have in processes of their own
+            from engines.benchmark import cost  # here alone, since it imports JAX into this process
 
             cost.run(folder, config.repeats)
             continue
         work = WORK[name]
-        rows += measured(work, config)
+        rows += measured(work, config.systems, config.repeats, config.seconds)
         run_folder.write_json(folder / "results.json", rows)
         print(table(work, rows))
     print(f"\nEvery row is in {folder}/results.json")
 
 
-def measured(work: Work, config: Config) -> list[dict[str, Any]]:
-    """The rows of one work, one for each system that can do it."""
-    workers = started(work, config.systems)
+def measured(work: Work, systems: tuple[str, ...], repeats: int, seconds_each: float) -> list[dict[str, Any]]:
+    """The rows of one work: for each system that can do it, `repeats` measurements of about `seconds_each`."""
+    workers = started(work, systems)
     try:
         check_agreement(work, workers)
-        sizes = {name: calibrated(worker, work, config.seconds) for name, worker in workers.items()}
+        sizes = {name: calibrated(worker, work, seconds_each) for name, worker in workers.items()}
         seconds: dict[str, list[float]] = {name: [] for name in workers}
         floors = []
-        for number in range(config.repeats):
+        for number in range(repeats):
             floors.append(floor_seconds(work))
             time.sleep(0.5)  # until the floor's threads rest
             turn = number % len(workers)  # each system goes first once
             for name, worker in [*workers.items()][turn:] + [*workers.items()][:turn]:
                 seconds[name].append(worker.ask("advance", sizes[name]) / sizes[name])
-                print(f"\r{work.name}: {number + 1} of {config.repeats} measurements, {name:15}", end="", flush=True)
+                print(f"\r{work.name}: {number + 1} of {repeats} measurements, {name:15}", end="", flush=True)
         print("\r" + " " * 70, end="\r")
         peaks = {name: worker.ask("peak") for name, worker in workers.items()}
     finally:
@@ -83,7 +80,7 @@ def measured(work: Work, config: Config) -> list[dict[str, Any]]:
 
 
 class Worker:
-    """A system in a process of its own, so that neither threads nor memory of another count as its."""
+    """A system in a process of its own, so that it is not charged for the threads and memory of another."""
 
     def __init__(self, name: str, work: Work):
         context = multiprocessing.get_context("spawn")
@@ -117,17 +114,19 @@ class Worker:
 
 
 def maker(name: str) -> Any:
-    """What makes a system; a worker imports the libraries of its own system only."""
-    if name.startswith("torch"):
+    """What makes a system. Its libraries are imported here, so that a worker imports no others."""
+    if name == "vaejax":
+        from engines.benchmark.systems_jax import MAKE
+    elif name.startswith("torch"):
         from engines.benchmark.systems_torch import MAKE
     else:
-        from engines.benchmark.systems_jax import MAKE
+        from engines.benchmark.systems_flax import MAKE
     return MAKE[name]
 
 
 def serve(pipe: Any, name: str, work: Work) -> None:
-    """What a worker's process does: build the system, then what it is asked."""
-    # The models have learned nothing: what their weights are worth is not what is measured here.
+    """What a worker's process does: build the system, then answer commands."""
+    # The models are not trained, so warnings about their importance weights would not help.
     logging.getLogger("vaejax").setLevel(logging.ERROR)
     system: Any = None
     while True:
@@ -174,7 +173,7 @@ def check_agreement(work: Work, workers: dict[str, Worker]) -> None:
     values = {name: worker.ask("value") for name, worker in workers.items()}
     first, (expected, error) = next(iter(values.items()))
     for name, (value, own) in values.items():
-        # The variance of 1,000 gradients is known to some percent only, and log p(x) by one set of samples.
+        # The variance of 1,000 gradients is known to a few percent only, and log p(x) from one set of samples.
         room = {"train": 0.0, "likelihood": 0.01, "moments": 0.05}[work.kind] * abs(expected)
         room += AGREEMENT * abs(expected) + 4 * math.hypot(np.nan_to_num(own), np.nan_to_num(error))
         if not abs(value - expected) <= room:
@@ -182,9 +181,9 @@ def check_agreement(work: Work, workers: dict[str, Worker]) -> None:
 
 
 def calibrated(worker: Worker, work: Work, seconds: float) -> int:
-    """Units that take about so long, once everything is compiled; leaves the seconds of the first call."""
+    """The number of units that takes about so long, after compilation. Sets the worker's `seconds_to_start`."""
     worker.seconds_to_start = worker.ask("advance", max(2, work.chunk if work.kind == "train" else 2))
-    if work.kind == "moments":  # their number is a shape, and so each other one would be compiled anew
+    if work.kind == "moments":  # their number is a shape: another number would be compiled again
         worker.ask("advance", work.chunk)
         return work.chunk
     units, took = 2, 0.0
@@ -224,8 +223,7 @@ def floor_seconds(work: Work) -> float:
 
 def table(work: Work, rows: list[dict[str, Any]]) -> str:
     """The rows of one work, for the terminal."""
-    heads = ("system", "examples/s", "spread", "vaejax is", "of the floor", "peak MiB", "start s")
-    lines = [heads]
+    lines = [("system", "examples/s", "spread", "vaejax is", "of the floor", "peak MiB", "start s")]
     for row in rows:
         if row["work"] == work.name:
             ratio = row["ratio_to_vaejax"]
@@ -241,6 +239,4 @@ def table(work: Work, rows: list[dict[str, Any]]) -> str:
                     f"{row['seconds_to_start']:.1f}",
                 )
             )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
-    body = "\n".join("  " + "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in lines)
-    return f"\n{work.name}\n{body}"
+    return f"\n{work.name}\n{tables.columns(lines, left=1, indent='  ')}"

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from engines.benchmark import work
-from engines.benchmark.work import LEARNING_RATE, NUM_CHECKED, Layers, Work
+from engines.benchmark.work import LEARNING_RATE, NUM_CHECKED, Layers, Make, Work
+from engines.harness.rows import mean_and_error
 
 torch.set_num_threads(os.cpu_count() or 1)
 
@@ -124,7 +124,7 @@ class Torch:
             if self.work.kind == "likelihood":
                 return float(torch.cat([self.estimate(x[None]) for x in checked[:20]]).mean()), math.nan
             values = [-float(self._loss(checked)) for _ in range(50)]
-        return float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
+        return mean_and_error(values)
 
     def _moments(self, x, number: int):
         total, squares = 0.0, 0.0
@@ -153,7 +153,7 @@ class Torch:
             self.optimizer.step()
 
 
-MAKE: dict[str, work.Make] = {
+MAKE: dict[str, Make] = {
     "torch-eager": functools.partial(Torch, compiled=False),
     "torch-compile": functools.partial(Torch, compiled=True),
 }

@@ -1,15 +1,14 @@
 """What every system of `benchmark.py` gets: the sizes of each work, the same weights, images and learning rate."""
 
+import functools
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 LEARNING_RATE = 1e-3  # of Adam
-
 NUM_IMAGES = 6000
-
 NUM_CHECKED = 100  # images on which the systems must agree
 
 
@@ -21,7 +20,7 @@ class Work(NamedTuple):
         kind: "train", whose unit is a step; "likelihood", a batch of images; or "moments", a gradient.
         image_shape: of the data.
         hidden_sizes: of the encoder, or channels and then dense units of a convolutional one.
-        latent_dim: numbers in one code.
+        latent_dim: number of latents.
         batch_size: images in a unit.
         num_samples: K.
         objective: "elbo" with the KL in closed form, "iwae", or "score", the ELBO by leave-one-out REINFORCE.
@@ -69,11 +68,11 @@ class System(Protocol):
     """Who does the work, in a process of its own."""
 
     def value(self) -> tuple[float, float]:
-        """A number on which all must agree, at the first weights, and its standard error."""
+        """A number on which all systems must agree, at the initial weights, and its standard error."""
         ...
 
     def advance(self, units: int) -> None:
-        """Do so many units, and come back when they are done."""
+        """Do so many units; return when they are done."""
         ...
 
 
@@ -81,14 +80,14 @@ Make = Callable[[Work, Layers, Layers, np.ndarray], System]
 
 
 def images_of(work: Work) -> np.ndarray:
-    """Images without a meaning, binary for dense networks: the time does not depend on what they show."""
+    """Random images, binary for dense networks: the time does not depend on what they show."""
     rng = np.random.default_rng(0)
     grey = rng.random((NUM_IMAGES, *work.image_shape), np.float32)
     return grey if work.is_conv else (grey > 0.8).astype(np.float32)
 
 
 def weights_of(work: Work) -> tuple[Layers, Layers]:
-    """Encoder's and decoder's layers, drawn so that signals keep their size."""
+    """Layers of encoder and decoder, drawn so that signals keep their size."""
     rng = np.random.default_rng(1)
 
     def dense(num_in: int, num_out: int):
@@ -115,12 +114,12 @@ def weights_of(work: Work) -> tuple[Layers, Layers]:
 
 
 def multiplications(work: Work) -> int:
-    """Of the matrix products of one unit: forward, and backward twice as many but for the first layer."""
+    """Multiplications in the matrix products of one unit: forward, and twice as many backward except in layer 1."""
     encoder, decoder = weights_of(work)
     side, passes = work.image_shape[0], 1 if work.kind == "likelihood" else 3
     total = 0
     for which, layers in (("encoder", encoder), ("decoder", decoder)):
-        codes = work.batch_size * (1 if which == "encoder" else work.num_samples)
+        inputs = work.batch_size * (1 if which == "encoder" else work.num_samples)
         places = side if which == "encoder" else work.image_shape[0] // 2 ** sum(w.ndim == 4 for w, _ in layers)
         for number, (weight, _) in enumerate(layers):
             positions = 1
@@ -132,10 +131,30 @@ def multiplications(work: Work) -> int:
                 places *= 2
             # The gradient with respect to the images is not needed.
             through = passes - 1 if which == "encoder" and number == 0 and passes == 3 else passes
-            total += through * codes * positions * weight.size
+            total += through * inputs * positions * weight.size
     return total
 
 
 def num_parameters(work: Work) -> int:
-    """Of encoder and decoder."""
+    """The number of parameters of encoder and decoder."""
     return sum(weight.size + bias.size for layers in weights_of(work) for weight, bias in layers)
+
+
+def filled(tree: Any, layers: Layers) -> Any:
+    """The parameters of a flax network whose layers have these shapes, with these numbers."""
+    params = {}
+    names = sorted(tree, key=functools.partial(_place, tree=tree, layers=layers))
+    for name, (weight, bias) in zip(names, layers, strict=True):
+        expected = np.shape(tree[name]["kernel"])
+        if expected != weight.shape:
+            raise ValueError(f"expected a kernel of shape {expected} in {name}; got {weight.shape}")
+        params[name] = {"kernel": weight, "bias": bias}
+    return params
+
+
+def _place(name: str, tree: Any, layers: Layers) -> int:
+    """The position of a module among the layers, by its shape; modules of one shape are in the order of their names."""
+    shape = np.shape(tree[name]["kernel"])
+    places = [i for i, (weight, _) in enumerate(layers) if weight.shape == shape]
+    same = sorted(other for other in tree if np.shape(tree[other]["kernel"]) == shape)
+    return places[same.index(name)]

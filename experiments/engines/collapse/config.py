@@ -19,9 +19,9 @@ class Config(command_line.DataOptions):
     dataset: str = "digits"
     """Of the parts trap, weights and gaps: digits (embedded), binarized_mnist, or any TFDS image set of grey images."""
     parts: tuple[str, ...] = PARTS
-    """Which parts to run: trap (a relu network that ignores its code from the first steps on), text (LSTMs on sequences
-    of a known generator), weights (log p(x) against the weight of the KL), gaps (what the family of q costs, and what
-    amortization), em (exact EM beside gradients, on a linear model)."""
+    """Which parts to run: trap (a relu network that ignores its latents from the first steps on), text (LSTMs on
+    sequences of a known generator), weights (log p(x) against the weight of the KL), gaps (the costs of the family of q
+    and of amortization), em (exact EM beside gradients, on a linear model)."""
     cures: tuple[str, ...] = CURES
     """Of the parts trap and text: plain (none), lambda (a KL of half the weight), warm-up, cyclical, free-bits,
     aggressive."""
@@ -34,7 +34,7 @@ class Config(command_line.DataOptions):
     name: str | None = None
     """Folder of this run in runs_dir; by default collapse-DATASET, with a number if it is taken."""
     resume: bool = False
-    """Go on with the run of that name (by default the newest of this dataset): parts that are done stay as they are."""
+    """Continue the run of that name (by default the newest of this dataset): parts that are done stay as they are."""
 
 
 def parse(args: list[str]) -> Config:

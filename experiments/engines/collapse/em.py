@@ -1,4 +1,4 @@
-"""Log p(x) never falls under EM, and does under the gradients of a VAE: `em` of `collapse.py`."""
+"""log p(x) never falls under exact EM, but does under the gradients of a VAE: the part `em` of `collapse.py`."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from vaejax import autoencoders, evaluation, inference, models, objectives, trai
 
 
 def run(setting: Setting) -> Result:
-    """One linear VAE from one start, by exact EM and by gradients of the sampled ELBO, in double precision."""
+    """One linear VAE from the same start, by exact EM and by gradients of the sampled ELBO, in double precision."""
     num_rounds = max(20, setting.steps(200))
     with jax.enable_x64(True):
         x = corpus(jax.random.key(0))
@@ -36,14 +36,14 @@ def run(setting: Setting) -> Result:
 
 
 def corpus(key: jax.Array) -> jax.Array:
-    """500 points of ten numbers that three factors of different strength move."""
-    factor_key, code_key, noise_key = jax.random.split(key, 3)
+    """500 points of ten numbers, driven by three factors of different strength."""
+    factor_key, latent_key, noise_key = jax.random.split(key, 3)
     factors = jax.random.normal(factor_key, (3, 10)) * jnp.array([[2.0], [1.0], [0.5]])
-    return jax.random.normal(code_key, (500, 3)) @ factors + 0.5 * jax.random.normal(noise_key, (500, 10))
+    return jax.random.normal(latent_key, (500, 3)) @ factors + 0.5 * jax.random.normal(noise_key, (500, 10))
 
 
 def by_gradients(vae: models.VAE, params, x: jax.Array, num_rounds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Exact log p(x) of all data before each step and after the last, and the ELBO that the step saw."""
+    """Exact log p(x) of all data before each step and after the last, and the ELBO of each step's batch."""
     optimizer = optax.adam(0.02)
     step = training.make_train_step(objectives.make_elbo(vae), optimizer)
 

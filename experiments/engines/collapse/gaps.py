@@ -1,6 +1,8 @@
-"""How far the ELBO is from log p(x) and why, one q for all, the posterior itself: `gaps` of `collapse.py`."""
+"""Why the ELBO is below log p(x), and how well q(z|x) fits the posterior: the part `gaps` of `collapse.py`."""
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +15,13 @@ from engines.harness.rows import Result, mean_row, row
 from vaejax import evaluation, inference, models, objectives
 
 NUM_TEST, NUM_CHAINS_TEST, NUM_ANNEALED = 1000, 8, 100
+QUADRATURE, CHAINS = "quadrature, 401 x 401 nodes", "No-U-Turn sampler, 4 chains"
 
 
 def run(setting: Setting) -> Result:
-    """The inference gap of a trained model in its two parts; then a model of two latents, where all is known."""
-    shape, small = setting.train.shape[1:], setting.small
-    vae = models.mlp_vae(shape, 8 if small else 50, (100,) if small else (200, 200))
+    """The inference gap of a trained model in its two parts; then a model of two latents, whose posterior is known."""
+    small = setting.small
+    vae = models.mlp_vae(setting.image_shape, 8 if small else 50, (100,) if small else (200, 200))
     params = trained(setting, "gaps", vae, 3000 if small else 20_000)
     test = jnp.asarray(setting.test[:NUM_TEST])
     gap = inference.inference_gap(vae, params, jax.random.key(1), test, num_steps=setting.steps(1000), num_samples=2000)
@@ -34,8 +37,8 @@ def run(setting: Setting) -> Result:
     total = float(gap.approximation.estimate + gap.amortization.estimate)
     rows.append(row(name, "sum of the two parts", total, "nats", known=float(gap.gap.estimate)))
     shared = inference.fit_shared_posterior(vae, params, jax.random.key(2), test, num_steps=setting.steps(2000))
-    note_of_shared = "of the same model and images"
-    rows.append(row("one q(z) for all x", "ELBO", float(shared.elbo.mean()), "nats", note=note_of_shared))
+    same = "of the same model and images"
+    rows.append(row("one q(z) for all x", "ELBO", float(shared.elbo.mean()), "nats", note=same))
     amortized = float(gap.log_likelihood.estimate - gap.gap.estimate)
     rows.append(row("q(z|x), amortized", "ELBO", amortized, "nats", note=note))
     best = float(gap.log_likelihood.estimate - gap.approximation.estimate)
@@ -45,7 +48,7 @@ def run(setting: Setting) -> Result:
 
 
 def trained(setting: Setting, what: str, vae: models.VAE, num_steps: int):
-    """Parameters of a VAE trained as usual, with a warm-up."""
+    """Parameters of a VAE trained on the ELBO with a warm-up."""
     num_steps = setting.steps(num_steps)
     init_key, key = jax.random.split(jax.random.key(0))
     return fitting.train(
@@ -61,46 +64,42 @@ def trained(setting: Setting, what: str, vae: models.VAE, num_steps: int):
 
 
 def two_latents(setting: Setting):
-    """Moments of p(z|x) by quadrature, by Markov chains and of q; and one Gaussian by both divergences."""
-    vae = models.mlp_vae(setting.train.shape[1:], 2, (100,) if setting.small else (200, 200))
+    """Moments of p(z|x) by quadrature, chains and q; log p(x) in three ways; a Gaussian fitted by both divergences."""
+    vae = models.mlp_vae(setting.image_shape, 2, (100,) if setting.small else (200, 200))
     params = trained(setting, "gaps, two latents", vae, 3000 if setting.small else 20_000)
     x = jnp.asarray(setting.test[:NUM_CHAINS_TEST])
-    start = time.perf_counter()
-    exact = jax.block_until_ready(evaluation.quadrature_posterior(vae, params, x, 401, bound=6.0))
-    seconds = {"quadrature, 401 x 401 nodes": time.perf_counter() - start}
-    start = time.perf_counter()
-    chains = inference.sample_posterior(
-        vae, params, jax.random.key(1), x, num_warmup=setting.steps(500), num_samples=max(100, setting.steps(1000))
-    )
-    seconds["No-U-Turn sampler, 4 chains"] = time.perf_counter() - start
-    start = time.perf_counter()
-    fitted = jax.block_until_ready(inference.fit_posterior(vae, params, jax.random.key(2), x))
-    seconds["a q for each x, fitted"] = time.perf_counter() - start
-    start = time.perf_counter()
-    q = jax.block_until_ready(vae.encode(params, x))
-    seconds["q(z|x), amortized"] = time.perf_counter() - start
+    sizes = {"num_warmup": setting.steps(500), "num_samples": max(100, setting.steps(1000))}
+    exact, exact_seconds = timed(evaluation.quadrature_posterior, vae, params, x, 401, bound=6.0)
+    chains, chain_seconds = timed(inference.sample_posterior, vae, params, jax.random.key(1), x, **sizes)
+    fitted, fit_seconds = timed(inference.fit_posterior, vae, params, jax.random.key(2), x)
+    q, encode_seconds = timed(vae.encode, params, x)
     std = jnp.sqrt(jnp.diagonal(exact.covariance, axis1=1, axis2=2))
-    moments = {
-        "quadrature, 401 x 401 nodes": (exact.mean, std),
-        "No-U-Turn sampler, 4 chains": (chains.mean, chains.std),
-        "a q for each x, fitted": (fitted.q.mean, jnp.sqrt(fitted.q.variance)),
-        "q(z|x), amortized": (q.mean, jnp.sqrt(q.variance)),
+    found = {
+        CHAINS: (chain_seconds, chains.mean, chains.std),
+        "a q for each x, fitted": (fit_seconds, fitted.q.mean, jnp.sqrt(fitted.q.variance)),
+        "q(z|x), amortized": (encode_seconds, q.mean, jnp.sqrt(q.variance)),
     }
-    rows = []
     note = f"of {len(x)} test images, two latents; seconds with compilation"
-    for name, (mean, spread) in moments.items():
+    rows = [row(QUADRATURE, "seconds", exact_seconds, "s", note=note)]
+    for name, (seconds, mean, spread) in found.items():
         off = float(jnp.sqrt((((mean - exact.mean) / std) ** 2).mean()))
         ratio = float(jnp.exp(jnp.log(spread / std).mean()))
-        known = name.startswith("quadrature")
-        rows.append(row(name, "seconds", seconds[name], "s", note=note))
-        if not known:
-            rows.append(row(name, "error of the posterior mean", off, "stds of the posterior", known=0))
-            rows.append(row(name, "std over that of the posterior", ratio, "times", known=1))
-    worst = float(chains.r_hat.max())
-    rows.append(row("No-U-Turn sampler, 4 chains", "largest split R-hat", worst, "1", known=1))
+        rows += [
+            row(name, "seconds", seconds, "s", note=note),
+            row(name, "error of the posterior mean", off, "stds of the posterior", known=0),
+            row(name, "std over that of the posterior", ratio, "times", known=1),
+        ]
+    rows.append(row(CHAINS, "largest split R-hat", float(chains.r_hat.max()), "1", known=1))
     rows += three_ways(vae, params, jnp.asarray(setting.test[:NUM_TEST]))
     more, arrays = both_divergences()
     return rows + more, arrays
+
+
+def timed(function: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[Any, float]:
+    """What the function returns, and the seconds until it is computed."""
+    start = time.perf_counter()
+    result = jax.block_until_ready(function(*arguments, **options))
+    return result, time.perf_counter() - start
 
 
 def three_ways(vae: models.VAE, params, x: jax.Array):
@@ -110,7 +109,7 @@ def three_ways(vae: models.VAE, params, x: jax.Array):
     sampled = evaluation.log_likelihood(vae, params, jax.random.key(3), x, 5000)
     annealed = evaluation.annealed_log_likelihood(vae, params, jax.random.key(4), few, 32, 500, num_leapfrog=5)
     note = f"two latents; the quadrature is off by at most {float(exact.error.max()):.1g} nats"
-    rows = [mean_row("quadrature, 401 x 401 nodes", "log p(x)", exact.estimate, "nats", note=note)]
+    rows = [mean_row(QUADRATURE, "log p(x)", exact.estimate, "nats", note=note)]
     for name, result in (("importance sampling, K = 5000", sampled), ("annealing, 32 chains", annealed)):
         truth = exact.estimate[: len(result.estimate)]
         near = 100 * float((jnp.abs(result.estimate - truth) < 3 * result.standard_error).mean())
@@ -122,7 +121,7 @@ def three_ways(vae: models.VAE, params, x: jax.Array):
 
 
 def both_divergences():
-    """One Gaussian nearest to a posterior of two modes, by KL(q || p) and by KL(p || q), on a grid."""
+    """The Gaussians nearest to a posterior of two modes, by KL(q || p) and by KL(p || q), on a grid."""
     axis = jnp.linspace(-4.0, 4.0, 161)
     points = jnp.stack(jnp.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
     # p(z | x = 1) for z ~ N(0, I) and x = z1^2 / 2 + z2 / 4 + noise of std 0.2: two modes, because of the square.

@@ -10,13 +10,14 @@ from matplotlib.patches import Ellipse
 from matplotlib.ticker import MaxNLocator
 
 from engines.harness import part_pictures
+from engines.harness.rows import mean_and_error
 
 Arrays = Mapping[str, np.ndarray]
 
 Rows = list[dict[str, Any]]
 
 
-def trap(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
+def draw_trap(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
     """KL and ELBO during training, and log p(x) at the end, of every cure."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
     for i, cure in enumerate(arrays["cures"]):
@@ -24,7 +25,7 @@ def trap(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
             band(axis, arrays["steps"], arrays[f"{cure}: {what}"], f"C{i}", cure)
         values = arrays[f"{cure}: log p(x)"]
         axes[2].plot([i] * len(values), values, "o", color=f"C{i}", alpha=0.7)
-    axes[0].set(xlabel="step", ylabel="KL(q(z|x) || p(z)), nats per example", title="Does the code say anything?")
+    axes[0].set(xlabel="step", ylabel="KL(q(z|x) || p(z)), nats per example", title="Are the latents used?")
     axes[0].set_yscale("symlog", linthresh=1)
     lowest = float(arrays["baseline"])
     axes[1].axhline(lowest, color="grey", linestyle=":", label="independent pixels")
@@ -38,57 +39,57 @@ def trap(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
     return {"trap": figure}
 
 
-def text(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
-    """KL during training, encoder steps, and how model and inference move away from nothing."""
+def draw_text(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
+    """KL during training, encoder steps, and the spread of the means of model and inference."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
     _, information = arrays["known"]
     for i, cure in enumerate(arrays["cures"]):
         band(axes[0], arrays["steps"], arrays[f"{cure}: kl"], f"C{i}", cure)
         paths = arrays[f"{cure}: watched"]  # (seeds, moments, 2)
-        mean, error = paths.mean(axis=0), spread(np.moveaxis(paths, 0, 1))
+        mean, error = over_seeds(np.moveaxis(paths, 0, 1))
         axes[2].errorbar(*mean.T, *error.T[::-1], color=f"C{i}", marker=".", linewidth=1, elinewidth=0.6)
         axes[2].plot(*mean[-1], color=f"C{i}", marker="*", markersize=13, markeredgecolor="white")
         if arrays[f"{cure}: encoder_steps"].max() > 1:
             band(axes[1], arrays["steps"], arrays[f"{cure}: encoder_steps"], f"C{i}", cure)
     axes[0].axhline(information, color="grey", linestyle=":", label="information in the generator")
-    axes[0].set(xlabel="step", ylabel="KL(q(z|x) || p(z)), nats per sequence", title="Does the code say anything?")
+    axes[0].set(xlabel="step", ylabel="KL(q(z|x) || p(z)), nats per sequence", title="Are the latents used?")
     axes[1].set(xlabel="step", ylabel="encoder steps for each of the decoder", title="How far the encoder runs ahead")
     limits = (0, 1.05 * max(axes[2].get_xlim()[1], axes[2].get_ylim()[1]))
     axes[2].plot(limits, limits, color="grey", linewidth=0.8, label="where they agree")
     axes[2].set(
         xlabel="spread of the means of p(z|x): model",
         ylabel="spread of the means of q(z|x): inference",
-        title="The way there; a star at its end",
+        title="During training, with a star at the end",
         xlim=limits,
         ylim=limits,
     )
     axes[2].legend(fontsize=8, loc="upper left")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=8)
     figure.suptitle(
-        "An LSTM that may do without its code; bands: least and greatest of the seeds, bars: standard errors"
+        "An LSTM that can do without its latents; bands: least and greatest of the seeds, bars: standard errors"
     )
     return {"text": figure}
 
 
-def weights(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
-    """Log p(x) and ELBO against the weight of the KL, and the plane of rate and distortion."""
+def draw_weights(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
+    """Log p(x) and ELBO against the weight of the KL, and distortion against rate."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     numbers = arrays["numbers"]  # (weights, seeds, 4)
-    mean, error = numbers.mean(axis=1), spread(numbers)
+    mean, error = over_seeds(numbers)
     for j, name in enumerate(("log p(x)", "ELBO")):
         axes[0].errorbar(arrays["weights"], mean[:, j], error[:, j], marker="o", markersize=4, capsize=2, label=name)
-    axes[0].axvline(1, color="grey", linestyle=":", label="maximum likelihood's weight")
+    axes[0].axvline(1, color="grey", linestyle=":", label="weight 1, the ELBO")
     axes[0].set(xscale="log", xlabel="weight of the KL in training", ylabel="nats per test example")
     axes[0].legend(fontsize=8)
     axes[1].errorbar(mean[:, 2], mean[:, 3], error[:, 3], error[:, 2], marker="o", markersize=4, capsize=2)
     for weight, at in zip(arrays["weights"], mean, strict=True):
         axes[1].annotate(f"{weight:g}", (at[2], at[3]), textcoords="offset points", xytext=(5, 4), fontsize=8)
-    axes[1].set(xlabel="rate, nats", ylabel="distortion, nats", title="Rate and distortion, weight beside each point")
+    axes[1].set(xlabel="rate, nats", ylabel="distortion, nats", title="Rate and distortion at each weight")
     figure.suptitle("What the weight of the KL does; bars are standard errors over seeds")
     return {"weights": figure}
 
 
-def gaps(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
+def draw_gaps(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
     """The two gaps of each image, and one Gaussian fitted to two modes by both divergences."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     _, approximation, amortization = arrays["per_example"]
@@ -113,8 +114,8 @@ def gaps(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
     return {"gaps": figure}
 
 
-def em(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
-    """Log p(x) by EM and by gradients, and every fall."""
+def draw_em(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
+    """Log p(x) by EM and by gradients, and each of its falls."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
     known = float(arrays["known"])
     axes[0].plot(known - arrays["em"], label="log p(x) = ELBO after the E-step")
@@ -129,26 +130,26 @@ def em(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
     where = np.flatnonzero(falls < 0)
     axes[2].vlines(where + 1, 0, -falls[where], linewidth=0.6)
     axes[2].set(yscale="log", xlabel="step", ylabel="fall of log p(x) in one step, nats")
-    axes[2].set_title(f"{len(where):,} of {len(falls):,} steps; under EM none")
+    axes[2].set_title(f"log p(x) falls in {len(where):,} of {len(falls):,} steps; under EM in none")
     return {"em": figure}
 
 
 def band(axis: plt.Axes, steps: np.ndarray, values: np.ndarray, colour: str, label: str) -> None:
-    """The mean over runs, and between the least and the greatest of them."""
+    """The mean over runs, and a band from the least to the greatest of them."""
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.xaxis.set_major_formatter("{x:,.0f}")
     axis.plot(steps, values.mean(axis=0), color=colour, label=label)
     axis.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.2, linewidth=0)
 
 
-def spread(values: np.ndarray) -> np.ndarray:
-    """Standard errors over seeds, on axis 1; nothing for one seed."""
-    number = values.shape[1]
-    return values.std(axis=1, ddof=1) / np.sqrt(number) if number > 1 else np.zeros_like(values[:, 0])
+def over_seeds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard error over axis 1, the seeds; the error is 0 for a single seed."""
+    mean, error = mean_and_error(np.moveaxis(values, 1, -1))
+    return mean, np.nan_to_num(error)
 
 
 # `(arrays, rows) -> {name of the picture: figure}` of each part.
-DRAWN = {"trap": trap, "text": text, "weights": weights, "gaps": gaps, "em": em}
+DRAWN = {"trap": draw_trap, "text": draw_text, "weights": draw_weights, "gaps": draw_gaps, "em": draw_em}
 
 
 def draw(folder: pathlib.Path) -> list[pathlib.Path]:

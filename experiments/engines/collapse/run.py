@@ -1,4 +1,4 @@
-"""What `collapse.py` runs: its parts, and the data that they work on."""
+"""What `collapse.py` runs: its parts."""
 
 from engines.collapse import em, gaps, pictures, text, trap, weights
 from engines.collapse.config import Config

@@ -1,55 +1,41 @@
 """What the parts of `collapse.py` work on: binary images, and how much of them."""
 
-import math
+import dataclasses
 import pathlib
-from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from engines.collapse.config import Config
-from engines.harness import loading
+from engines.harness import loading, setting
 from vaejax import data
 
-_BINARIZATION_KEY = 20_140_110
+BINARIZATION_KEY = 20_140_110
 
 
-class Setting(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Setting(setting.Setting):
     """What a part works on.
 
     Attributes:
         train: binary training images, (n, height, width).
-        validation: likewise, of which aggressive training looks at the mutual information.
-        test: likewise, which choose nothing.
-        description: a line about them.
-        cures: that are compared.
+        validation: on which aggressive training measures the mutual information.
+        test: test images; nothing is chosen by them.
+        cures: the cures to compare.
         seeds: runs of each model.
-        effort: factor of every number of training steps.
-        folder: of the run, where each training run that is done leaves its numbers.
+        folder: of the run, where each finished training run leaves its numbers.
     """
 
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
-    description: str
     cures: tuple[str, ...]
     seeds: int
-    effort: float
     folder: pathlib.Path
-
-    @property
-    def small(self) -> bool:
-        """Whether the images are so small (8x8) that models and times are too."""
-        return math.prod(self.train.shape[1:]) < 200
-
-    def steps(self, number: int) -> int:
-        """The number of training steps, by the effort."""
-        return max(2, round(number * self.effort))
 
 
 def setting_of(config: Config, folder: pathlib.Path) -> Setting:
-    """The data; grey images are binarized once, with a fixed key, so that all models are trained on the same ones.
+    """The data of the options. Grey images are binarized once with a fixed key, so all models see the same pixels.
 
     Args:
         config: options of the command.
@@ -59,27 +45,27 @@ def setting_of(config: Config, folder: pathlib.Path) -> Setting:
         ValueError: if the images are not grey.
         OSError: if a file cannot be read.
     """
-    loaded = {split: loading.load(config, split) for split in ("train", "validation", "test")}
-    shape = loaded["train"].images.shape[1:]
+    loaded = [loading.load(config.dataset, split, config.where) for split in ("train", "validation", "test")]
+    shape = loaded[0].images.shape[1:]
     if len(shape) != 2:
         raise ValueError(
             f"expected grey images, such as digits, binarized_mnist or mnist; got {config.dataset} with examples of "
             f"shape {shape}"
         )
-    splits = {split: _binary(part.images, i) for i, (split, part) in enumerate(loaded.items())}
     return Setting(
-        **splits,
-        description=loaded["train"].description,
+        loaded[0].description,
+        shape,
+        config.effort,
+        *(binary(split.images, i) for i, split in enumerate(loaded)),
         cures=config.cures,
         seeds=config.seeds,
-        effort=config.effort,
         folder=folder,
     )
 
 
-def _binary(images: np.ndarray, number: int) -> np.ndarray:
+def binary(images: np.ndarray, number: int) -> np.ndarray:
+    """The images binarized with the key of this number; binary images stay as they are."""
     if np.isin(images, (0, 1)).all():
         return images
-    key = jax.random.fold_in(jax.random.key(_BINARIZATION_KEY), number)
-    binarize: Callable[..., Any] = data.binarize_dynamic
-    return np.asarray(binarize(key, images))
+    key = jax.random.fold_in(jax.random.key(BINARIZATION_KEY), number)
+    return np.asarray(data.binarize_dynamic(key, images))

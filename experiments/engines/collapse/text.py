@@ -1,4 +1,4 @@
-"""A recurrent VAE that ignores its code, and what makes it listen: `text` of `collapse.py`."""
+"""A recurrent VAE that ignores its latents, and what makes it use them: the part `text` of `collapse.py`."""
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +12,13 @@ from vaejax import evaluation, models, sequences
 
 SIZES = {"vocabulary_size": 30, "length": 10}
 
-# So small a memory, of such large weights, is one that the model can learn.
+# With so small a memory and such large weights the generator is one that the model can learn.
 GENERATOR = {"hidden_size": 10, "scale": 3.0}
 
 NUM_TRAIN, NUM_OTHERS = 8000, 1000
 
 NUM_NODES = 41  # of quadrature, in each of two dimensions, from -6 to 6
-
-NUM_WATCHED = 50  # sequences whose posterior is looked at during training
+NUM_WATCHED = 50  # sequences whose posterior is computed during training
 
 
 def run(setting: Setting) -> Result:
@@ -33,7 +32,7 @@ def run(setting: Setting) -> Result:
     recipe = cures.Recipe(
         num_steps=num_steps,
         batch_size=32,
-        # As in the paper. Adam in the end finds the way out of a collapse by itself: it makes small gradients large.
+        # SGD as in the paper. Adam enlarges small gradients and in the end leaves a collapse by itself.
         optimizer=optax.chain(
             optax.clip_by_global_norm(5.0), optax.sgd(optax.cosine_decay_schedule(1.0, num_steps, alpha=0.1))
         ),
@@ -67,16 +66,16 @@ def run(setting: Setting) -> Result:
 
 
 def by_quadrature(vae: models.VAE, params, key: jax.Array, x: np.ndarray) -> np.ndarray:
-    """Log p(x) without noise; a code has two numbers."""
+    """Log p(x) of each example by quadrature over two latents, without noise."""
     del key
     return np.asarray(evaluation.quadrature_log_likelihood(vae, params, x, NUM_NODES, bound=6.0).estimate)
 
 
 def spread(vae: models.VAE, params, x: jax.Array) -> tuple[float, float]:
-    """How far the means of the true posteriors p(z|x), and those of q(z|x), lie apart: root mean squares over x.
+    """The spread over x of the means of p(z|x), the true posteriors, and of q(z|x): root mean squares.
 
-    Zero for the first where the decoder does not look at its code, for the second where the encoder does not look at x:
-    the two axes of He et al.'s picture.
+    The first is zero if the decoder ignores z, the second if the encoder ignores x. These are the two axes of the
+    picture in He et al. 2019.
     """
     exact = evaluation.quadrature_posterior(vae, params, x, NUM_NODES, bound=6.0).mean
     ours = evaluation.posterior_means(vae, params, x)

@@ -1,4 +1,4 @@
-"""A network that falls at once to where it ignores its code, and what gets it out: `trap` of `collapse.py`."""
+"""A network that soon ignores its latents, and what gets it out of there: the part `trap` of `collapse.py`."""
 
 import numpy as np
 import optax
@@ -10,10 +10,10 @@ from vaejax import evaluation, models
 
 
 def run(setting: Setting) -> Result:
-    """The relu network 512-512-128 whose output bias is set to the pixel means, under every cure and seed."""
-    shape, small = setting.train.shape[1:], setting.small
+    """The relu network 512-512-128 (64-64-8 on digits) with its output bias at the pixel means, under every cure."""
+    small = setting.small
     latent_dim = 8 if small else 128
-    vae = models.mlp_vae(shape, latent_dim, (64, 64) if small else (512, 512), activation="relu")
+    vae = models.mlp_vae(setting.image_shape, latent_dim, (64, 64) if small else (512, 512), activation="relu")
     num_steps = setting.steps(3000 if small else 20_000)
     recipe = cures.Recipe(
         num_steps=num_steps,
@@ -24,7 +24,7 @@ def run(setting: Setting) -> Result:
         max_encoder_steps=10,
     )
     baseline = float(evaluation.independent_log_likelihood(setting.train, setting.test).mean())
-    note = "each pixel a coin of its own, as often 1 as in the training images"
+    note = "each pixel by itself, 1 as often as in the training images"
     rows = [row("independent pixels", "log p(x)", baseline, "nats", note=note)]
     splits = cures.Splits(setting.train, setting.validation, setting.test)
 

@@ -1,4 +1,4 @@
-"""What a weight of the KL other than 1 does to log p(x): `weights` of `collapse.py`."""
+"""log p(x) of models trained with other weights of the KL than 1: the part `weights` of `collapse.py`."""
 
 import jax
 import numpy as np
@@ -15,8 +15,8 @@ WEIGHTS = (0.03, 0.1, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 4.0)
 
 def run(setting: Setting) -> Result:
     """Log p(x), the ELBO, rate and distortion of the same model trained with each weight."""
-    shape, small = setting.train.shape[1:], setting.small
-    vae = models.mlp_vae(shape, 8 if small else 50, (100,) if small else (200, 200))
+    small = setting.small
+    vae = models.mlp_vae(setting.image_shape, 8 if small else 50, (100,) if small else (200, 200))
     num_steps = setting.steps(3000 if small else 10_000)
     optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, num_steps))
     rows, numbers = [], []

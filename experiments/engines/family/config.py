@@ -27,8 +27,8 @@ class Config(command_line.DataOptions):
 
     parts: tuple[str, ...] = PARTS
     """Which parts to run: pca (and its probabilistic model), linear (autoencoders and their regularizers), linear_vae,
-    deep (and logistic PCA, VAE: codes of one size), denoising, score (of a mixture, by denoising), bottleneck
-    (two Gaussians through one number), difference (what sets autoencoder and VAE apart), generator (the limit of a
+    deep (and logistic PCA, VAE: equally many latents), denoising, score (of a mixture, by denoising), bottleneck
+    (two Gaussians through one latent), difference (what sets autoencoder and VAE apart), generator (the limit of a
     decoder without noise), game (a generative adversarial network)."""
     effort: float = 1.0
     """Factor of every number of training steps; below 1 the numbers are not those of the README. Compilation stays."""
@@ -41,7 +41,7 @@ class Config(command_line.DataOptions):
     name: str | None = None
     """Folder of this run in runs_dir; by default family-DATASET, with a number if it is taken."""
     resume: bool = False
-    """Go on with the run of that name (by default the newest of this dataset): parts that are done stay as they are."""
+    """Continue the run of that name (by default the newest of this dataset): parts that are done stay as they are."""
 
 
 def parse(args: list[str]) -> Config:

@@ -1,4 +1,4 @@
-"""Codes of one size, by PCA, logistic PCA, deep and convolutional autoencoders and a VAE: `deep` of `pca_to_vae.py`."""
+"""Equally many latents by PCA, logistic PCA, autoencoders and a VAE: the part `deep` of `pca_to_vae.py`."""
 
 import functools
 import math
@@ -10,17 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from engines.family.setting import Setting
+from engines.family.pca import ERROR, SQUARES
+from engines.family.setting import Setting, squared_errors
 from engines.harness import fitting
-from engines.harness.fitting import adamw
 from engines.harness.rows import Result, mean_row
 from vaejax import augmentation, autoencoders, data, distributions, models, objectives
 
 NUM_PICTURES = 12
 
-ERROR = "squared error per test image"
-
-# Hinton & Salakhutdinov 2006, figure 2B; that of PCA, which they give as 13.87, as computed here in double precision.
+# Hinton & Salakhutdinov 2006, figure 2B; PCA, for which they give 13.87, as computed here in double precision.
 KNOWN_OF_MNIST = {"PCA": 13.866, "logistic PCA": 8.01, "deep autoencoder": 3.00}
 
 
@@ -28,7 +26,7 @@ class Recipe(NamedTuple):
     """A model and how it is trained.
 
     Attributes:
-        name: of the model.
+        name: in the table.
         model: its functions.
         objective: what is maximised.
         learning_rate: of AdamW, at its height.
@@ -36,7 +34,7 @@ class Recipe(NamedTuple):
         prepare: what is done to a batch first.
         weight_decay: of AdamW.
         batch_size: images in a step.
-        note: what a reader must know.
+        note: for the table.
     """
 
     name: str
@@ -51,35 +49,33 @@ class Recipe(NamedTuple):
 
 
 def run(setting: Setting) -> Result:
-    """The squared error of test images through codes of `setting.code_size` numbers, and what the codes cost."""
-    test = setting.test.images
+    """The squared error of test images reconstructed from `setting.latent_dim` latents, and the VAE's rate."""
+    train, test = setting.train.images, setting.test.images
+    chosen = chosen_images(setting.test.labels)
     rows, decoded = [], []
     keys = jax.random.split(jax.random.key(setting.seed), (4, 2))
+    known = KNOWN_OF_MNIST if setting.train.name == "mnist" and setting.latent_dim == 30 else {}
 
     def add(name: str, reconstructions: np.ndarray, num_parameters: int, seconds: float, note: str) -> None:
-        errors = ((test.astype(np.float64) - reconstructions) ** 2).reshape(len(test), -1).sum(axis=1)
-        is_known = setting.train.name == "mnist" and setting.code_size == 30
-        known = KNOWN_OF_MNIST.get(name) if is_known else None
         note = "; ".join(filter(None, [f"{num_parameters:,} parameters, {seconds:.0f} s", note]))
-        rows.append(mean_row(name, ERROR, errors, "squared pixel values", known=known, note=note))
+        errors = squared_errors(reconstructions, test)
+        rows.append(mean_row(name, ERROR, errors, SQUARES, known=known.get(name), note=note))
         decoded.append(reconstructions[chosen])
 
-    chosen = chosen_images(setting.test.labels)
     start = time.perf_counter()
-    pca = autoencoders.pca(setting.train.images, setting.code_size)
+    pca = autoencoders.pca(train, setting.latent_dim)
     reconstructions = np.asarray(pca.decode(pca.encode(test)))
     add("PCA", reconstructions, pca.mean.size + pca.components.size, time.perf_counter() - start, "closed form")
     for recipe, (init_key, fit_key) in zip(recipes(setting), keys, strict=True):
         num_steps = setting.steps(recipe.num_steps)
         params = recipe.model.init(init_key)
-        optimizer = adamw(recipe.learning_rate, num_steps, recipe.weight_decay)
         trained = fitting.train(
             recipe.name,
             recipe.objective,
-            optimizer,
+            fitting.adamw(recipe.learning_rate, num_steps, recipe.weight_decay),
             params,
             fit_key,
-            setting.train.images,
+            train,
             num_steps=num_steps,
             batch_size=recipe.batch_size,
             prepare=recipe.prepare,
@@ -88,22 +84,22 @@ def run(setting: Setting) -> Result:
         reconstructions, q = reconstruct(recipe.model, trained.params, jnp.asarray(test))
         add(recipe.name, np.asarray(reconstructions), num_parameters, trained.seconds, recipe.note)
     kl = distributions.kl_divergence(q, recipe.model.prior(trained.params))  # of the last one, the VAE
-    note = "of the grey test images; the others' codes are numbers of full precision, and pay for none of it"
+    note = "of the grey test images; the latents of the other models are exact numbers, whose rate is infinite"
     rows.append(mean_row(recipe.name, "rate: KL(q(z|x) || p(z)) per test image", kl, "nats", note=note))
     arrays = {"originals": test[chosen], "reconstructions": np.stack(decoded)}
-    return Result(rows, arrays | {"code_size": np.array(setting.code_size)})
+    return Result(rows, arrays | {"code_size": np.array(setting.latent_dim)})
 
 
 def recipes(setting: Setting) -> list[Recipe]:
     """What is trained. The numbers were chosen on images held out of training: of MNIST the last 5,000 of 60,000."""
-    shape, code_size, small = setting.train.images.shape[1:], setting.code_size, setting.small
+    shape, latent_dim, small = setting.image_shape, setting.latent_dim, setting.small
     hidden_sizes = (100, 50) if small else (1000, 500, 250)
-    linear = autoencoders.linear_autoencoder(shape, code_size, "bernoulli")
-    deep = autoencoders.mlp_autoencoder(shape, code_size, hidden_sizes, "bernoulli", "gelu")
-    conv = autoencoders.conv_autoencoder(shape, code_size, (8, 16), 64 if small else 256, "bernoulli", "gelu")
-    vae = models.mlp_vae(shape, code_size, (100,) if small else (500,), "bernoulli", "gelu")
-    layers = "-".join(map(str, (math.prod(shape), *hidden_sizes, code_size)))
-    # Without moved images and weight decay the deep one learns the training images by heart: 1.5 there, 3.2 elsewhere.
+    linear = autoencoders.linear_autoencoder(shape, latent_dim, "bernoulli")
+    deep = autoencoders.mlp_autoencoder(shape, latent_dim, hidden_sizes, "bernoulli", "gelu")
+    conv = autoencoders.conv_autoencoder(shape, latent_dim, (8, 16), 64 if small else 256, "bernoulli", "gelu")
+    vae = models.mlp_vae(shape, latent_dim, (100,) if small else (500,), "bernoulli", "gelu")
+    layers = "-".join(map(str, (math.prod(shape), *hidden_sizes, latent_dim)))
+    # Without moved images and weight decay the deep one memorizes the training images: error 1.5 there, 3.2 elsewhere.
     moved = augmentation.partly(augmentation.random_affine(0.05, shape[0] / 112), 0.5)
     return [
         Recipe(
@@ -112,7 +108,7 @@ def recipes(setting: Setting) -> list[Recipe]:
             autoencoders.make_reconstruction(linear, autoencoders.cross_entropy),
             learning_rate=3e-2 if small else 2e-2,
             num_steps=2000 if small else 6000,
-            note="trained by cross-entropy; its code is affine in the image, that of the known number is free",
+            note="trained by cross-entropy; its latents are affine in the image, those of the paper are free",
         ),
         Recipe(
             "deep autoencoder",
@@ -146,7 +142,7 @@ def recipes(setting: Setting) -> list[Recipe]:
 
 @functools.partial(jax.jit, static_argnums=0)
 def reconstruct(model: models.VAE, params: Any, x: jax.Array) -> tuple[jax.Array, Any]:
-    """What the decoder makes of the codes of x, or of the means of their distributions, and these distributions."""
+    """The mean of p(x|z) at the centre of q(z|x), and q(z|x)."""
     q = model.encode(params, x)
     return model.decode(params, distributions.center(q)).mean, q
 

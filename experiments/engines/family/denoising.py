@@ -1,4 +1,4 @@
-"""Parts of `pca_to_vae.py` on denoising: digits cleaned of noise, the field over a spiral, the score of a mixture."""
+"""Denoising autoencoders on digits, a spiral and a mixture: the parts `denoising` and `score` of `pca_to_vae.py`."""
 
 import functools
 import math
@@ -11,11 +11,11 @@ import numpyro.distributions as dist
 import optax
 from jax import lax
 
-from engines.family.setting import Setting
+from engines.family.pca import SQUARES
+from engines.family.setting import Setting, squared_errors
 from engines.harness import fitting
 from engines.harness.rows import Result, mean_row, row
-from vaejax import autoencoders, data, distributions
-from vaejax.models import VAE
+from vaejax import autoencoders, data, distributions, models
 
 NUM_PICTURES = 10
 
@@ -24,42 +24,38 @@ NOISES: dict[str, autoencoders.Corruption] = {
     "half of the pixels masked": autoencoders.masking_noise(0.5),
 }
 
-SPIRAL_STD = 0.1  # of the noise; the turns of the spiral lie 0.67 apart
+SPIRAL_STD = 0.1  # of the noise; neighbouring turns of the spiral are 0.67 apart
 
 # A mixture of three Gaussians in the plane.
 WEIGHTS = np.array([0.3, 0.3, 0.4], np.float32)
-
 MEANS = np.array([[-1.2, -0.8], [1.2, -0.8], [0.0, 1.2]], np.float32)
-
 STDS = np.array([0.35, 0.4, 0.5], np.float32)
 
 SIGMAS = (0.02, 0.035, 0.06, 0.11, 0.2, 0.35, 0.6, 1.0)
-
 DRAWN_SIGMAS = (0.2, 0.02)
-
-REQUIRED_FROM = 0.2  # the sigma from which on the score must be found; those below it show where it is lost
-
-NUM_POINTS = 20_000  # at which a learned score is compared
+REQUIRED_FROM = 0.2  # the least sigma at which the score must be learned; smaller ones show where that fails
+NUM_POINTS = 20_000  # at which a learned score is compared with the exact one
 
 
 def digits(setting: Setting) -> Result:
-    """What is left of two noises on test images: of autoencoders trained with and without them, and of linear maps."""
+    """Errors of test images after removal of two kinds of noise, by autoencoders and by linear maps; the spiral."""
     images, test = setting.train.images, setting.test.images
     hidden_size, num_steps = (256, 1500) if setting.small else (500, 1200)
     num_steps = setting.steps(num_steps)
-    model = autoencoders.mlp_autoencoder(images.shape[1:], setting.code_size, (hidden_size,), "bernoulli", "relu")
+    latent_dim = setting.latent_dim
+    model = autoencoders.mlp_autoencoder(images.shape[1:], latent_dim, (hidden_size,), "bernoulli", "relu")
     init_key, fit_key, noise_key, spiral_key = jax.random.split(jax.random.key(setting.seed), 4)
     start = model.init(init_key)
 
     def trained(what: str, corrupt: autoencoders.Corruption | None) -> Any:
-        # Under cross-entropy as under squared error the best answer is the mean of the clean image given the noisy.
+        # Cross-entropy and squared error have the same minimum: the mean of the clean image given the noisy one.
         objective = autoencoders.make_reconstruction(model, autoencoders.cross_entropy, corrupt=corrupt)
         optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, num_steps))
         run = fitting.train(what, objective, optimizer, start, fit_key, images, num_steps=num_steps, batch_size=200)
         return run.params
 
     reconstruct = jax.jit(lambda params, x: model.decode(params, model.encode(params, x).mean).mean)
-    pca = autoencoders.pca(images, setting.code_size)
+    pca = autoencoders.pca(images, latent_dim)
     plain = trained("autoencoder without noise", None)
     expected = (test[0].size * 0.5**2, 0.5 * (test.astype(np.float64) ** 2).sum(axis=(1, 2)).mean())
     rows, arrays = [], {"clean": test[:NUM_PICTURES], "noises": np.array(list(NOISES))}
@@ -68,36 +64,35 @@ def digits(setting: Setting) -> Result:
         noisy = corrupt(test_key, jnp.asarray(test))
         own = trained(f"denoising: {noise}", corrupt)
         cleaned = {
-            "noisy image": (noisy, "nothing done; known: the mean over the noise", expected[index]),
-            f"PCA, k = {setting.code_size}": (pca.decode(pca.encode(noisy)), "projection of the noisy image", None),
+            "noisy image": (noisy, "untouched; known: the mean over the noise", expected[index]),
+            f"PCA, k = {latent_dim}": (pca.decode(pca.encode(noisy)), "projection of the noisy image", None),
             "affine map": (
                 least_squares(np.asarray(corrupt(train_key, jnp.asarray(images))), images, np.asarray(noisy)),
                 "from noisy to clean training images by least squares; no bottleneck",
                 None,
             ),
-            "autoencoder": (reconstruct(plain, noisy), f"{setting.code_size} numbers; trained without noise", None),
+            "autoencoder": (reconstruct(plain, noisy), f"{latent_dim} latents; trained without noise", None),
             "denoising autoencoder": (
                 reconstruct(own, noisy),
-                f"the same {images[0].size}-{hidden_size}-{setting.code_size} network, trained with this noise",
+                f"the same {images[0].size}-{hidden_size}-{latent_dim} network, trained with this noise",
                 None,
             ),
         }
         for name, (result, note, known) in cleaned.items():
-            errors = ((np.asarray(result, np.float64) - test) ** 2).sum(axis=(1, 2))
             quantity = f"squared error to the clean test image, {noise}"
-            rows.append(mean_row(name, quantity, errors, "squared pixel values", known=known, note=note))
+            rows.append(mean_row(name, quantity, squared_errors(result, test), SQUARES, known=known, note=note))
         arrays[f"cleaned_{index}"] = np.stack([np.asarray(part[0])[:NUM_PICTURES] for part in cleaned.values()])
     spiral_rows, spiral_arrays = spiral(setting, spiral_key)
     return Result(rows + spiral_rows, arrays | spiral_arrays)
 
 
 def least_squares(noisy: np.ndarray, clean: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The affine map of least squared error from noisy to clean training images, applied to x."""
+    """The best affine map from noisy to clean training images, by squared error, applied to x."""
     noisy_mean, clean_mean = noisy.mean(axis=0), clean.mean(axis=0)
     inputs, outputs, points = (
         (a - m).reshape(len(a), -1) for a, m in ((noisy, noisy_mean), (clean, clean_mean), (x, noisy_mean))
     )
-    # The normal equations, with nothing along pixels that are black in all training images.
+    # The normal equations; pixels that are black in all training images get no weight.
     matrix = np.linalg.lstsq(inputs.T @ inputs, inputs.T @ outputs, rcond=1e-6)[0]
     return (points @ matrix).reshape(x.shape) + clean_mean
 
@@ -138,7 +133,7 @@ def spiral(setting: Setting, key: jax.Array) -> tuple[list[dict[str, Any]], dict
 
 @jax.jit
 def best_denoised(points: jax.Array, x: jax.Array, std: float) -> jax.Array:
-    """The mean of the points given x, one of them with noise added: each has the weight of that noise. (n, 2)."""
+    """E[point | x] where x is one of the points plus Gaussian noise of this std: (n, 2)."""
 
     def mean(x: jax.Array) -> jax.Array:
         return jax.nn.softmax(-((points - x[None]) ** 2).sum(axis=1) / (2 * std**2)) @ points
@@ -147,13 +142,13 @@ def best_denoised(points: jax.Array, x: jax.Array, std: float) -> jax.Array:
 
 
 def score(setting: Setting) -> Result:
-    """The score of a smoothed mixture from denoising autoencoders, one for each sigma, beside the exact one."""
+    """The score of a smoothed mixture by denoising autoencoders, one for each sigma, beside the exact one."""
     model = autoencoders.mlp_autoencoder((2,), latent_dim=32, hidden_sizes=(64,))
     init_key, fit_key, test_key = jax.random.split(jax.random.key(setting.seed), 3)
     num_steps, sigmas = setting.steps(16_000), jnp.array(SIGMAS)
 
     def population(params: Any, key: jax.Array, x: jax.Array, *, step: Any = None) -> tuple[jax.Array, jax.Array]:
-        """The sum over the sigmas, each with parameters of its own, whose gradients so do not hear of each other."""
+        """The sum of all objectives. Each sigma has its own parameters, so their gradients do not mix."""
 
         def value_of(params: Any, sigma: jax.Array) -> jax.Array:
             corrupt = autoencoders.gaussian_noise(sigma)
@@ -168,7 +163,7 @@ def score(setting: Setting) -> Result:
         optax.adam(optax.cosine_decay_schedule(1e-2, num_steps)),
         jax.vmap(model.init)(jax.random.split(init_key, len(SIGMAS))),
         fit_key,
-        np.zeros((500, 2), np.float32),  # in whose place each step draws points of its own
+        np.zeros((500, 2), np.float32),  # a placeholder: `prepare` draws new points in each step
         num_steps=num_steps,
         batch_size=500,
         prepare=lambda key, batch: drawn(smoothed(0.0), key, len(batch)),
@@ -192,7 +187,7 @@ def score(setting: Setting) -> Result:
             }
             arrays[f"density_{sigma}"] = np.exp(distributions.log_prob(mixture, jnp.asarray(arrays["fine_grid"])))
     arrays |= {"cosine": np.array(cosines), "relative": np.array(relatives), "size": np.array(sizes)}
-    # In r(x) - x stands sigma^2 times the score, which falls with sigma^2, and the error of r, which falls less.
+    # r(x) - x is sigma^2 times the score plus the error of r, which falls more slowly with sigma.
     relative, sigmas = arrays["relative"][:, 0], arrays["sigmas"]
     arrays["typical_error"] = np.median(relative * sigmas**2 * arrays["size"])
     tenth = np.exp(np.interp(-math.log(0.1), -np.log(relative), np.log(sigmas)))
@@ -211,7 +206,7 @@ def square(half_side: float, count: int) -> np.ndarray:
 
 
 def smoothed(sigma: float) -> dist.MixtureSameFamily:
-    """The density of a point of the mixture with noise of std sigma added."""
+    """The mixture with Gaussian noise of std sigma added to its points."""
     stds = np.broadcast_to(np.sqrt(STDS**2 + np.float32(sigma) ** 2)[:, None], MEANS.shape)
     components = dist.Normal(jnp.asarray(MEANS), jnp.asarray(stds)).to_event(1)
     return dist.MixtureSameFamily(dist.CategoricalProbs(jnp.asarray(WEIGHTS)), components)
@@ -224,8 +219,8 @@ def drawn(mixture: dist.Distribution, key: jax.Array, count: int) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def compared(model: VAE, params: Any, mixture: dist.Distribution, x: jax.Array, sigma: jax.Array) -> list[jax.Array]:
-    """The learned score at the points x and the exact one, the gradient of log p of the smoothed mixture: (n, 2)."""
+def compared(model: models.VAE, params: Any, mixture: dist.Distribution, x: jax.Array, sigma: Any) -> list[jax.Array]:
+    """The learned score at the points x and the exact one, the gradient of the mixture's log density: each (n, 2)."""
     exact = jax.vmap(jax.grad(lambda x: distributions.log_prob(mixture, x)))(x)
     return [autoencoders.denoising_score(model, params, x, sigma), exact]
 
@@ -233,12 +228,12 @@ def compared(model: VAE, params: Any, mixture: dist.Distribution, x: jax.Array, 
 def agreement(
     model: str, what: str, learned: Any, exact: Any, cosine_note: str = "", relative_note: str = ""
 ) -> list[dict[str, Any]]:
-    """Mean cosine between two vector fields at points of a density, and their difference relative to the exact one."""
+    """Rows: the mean cosine of two vector fields over points, and the relative error of the learned one."""
     learned, exact = np.asarray(learned, np.float64), np.asarray(exact, np.float64)
     difference, size = ((learned - exact) ** 2).sum(axis=1), (exact**2).sum(axis=1)
     cosines = (learned * exact).sum(axis=1) / np.sqrt((learned**2).sum(axis=1) * size)
     relative = math.sqrt(difference.mean() / size.mean())
-    # By the delta method, of a ratio of means and of its root.
+    # The standard error of the root of a ratio of means, by the delta method.
     spread = (difference - relative**2 * size).std(ddof=1) / math.sqrt(len(size))
     error = spread / size.mean() / (2 * relative)
     return [

@@ -1,4 +1,4 @@
-"""Linear autoencoders beside PCA: `linear` of `pca_to_vae.py`."""
+"""Linear autoencoders beside PCA: the part `linear` of `pca_to_vae.py`."""
 
 import itertools
 import math
@@ -21,14 +21,14 @@ class Contestant(NamedTuple):
     """A way of training a linear autoencoder.
 
     Attributes:
-        name: of it.
+        name: in the table.
         optimizer: `num_steps -> optax transformation`.
         num_steps: of training.
         penalties: of `autoencoders.make_reconstruction`.
-        corrupt_code: likewise.
-        weights: of the L2 penalty on each unit; 0 where there is none.
-        finds_axes: whether its optimum has the principal components for axes.
-        note: what a reader must know.
+        corrupt_code: of `autoencoders.make_reconstruction`.
+        weights: of the L2 penalty on each latent; 0 without one.
+        finds_axes: whether the decoder's axes are the principal components at the optimum.
+        note: for the table.
     """
 
     name: str
@@ -41,11 +41,11 @@ class Contestant(NamedTuple):
     note: str = ""
 
 
-def linear(setting: Setting) -> Result:
-    """Linear autoencoders by gradient: what they reconstruct, and whether they find the subspace and its axes."""
+def run(setting: Setting) -> Result:
+    """Linear autoencoders trained by gradient: their errors, and whether they find PCA's subspace and axes."""
     k = 5 if setting.small else 20
     exact = autoencoders.pca(setting.train.images, k)
-    # The loss knows the data by mean and covariance only: these points have both, and a step on all of them is exact.
+    # The loss depends on the data by mean and covariance only. These few points have both, so full batches are cheap.
     points = np.asarray(autoencoders.equivalent_examples(setting.train.images)) - np.asarray(exact.mean)
     model = autoencoders.linear_autoencoder(exact.mean.shape, k)
     errors = errors_of_pca(exact, jnp.asarray(setting.test.images))
@@ -80,7 +80,7 @@ def linear(setting: Setting) -> Result:
 
 
 def contestants(exact: autoencoders.PCA) -> list[Contestant]:
-    """What is trained: the plain loss, and four ways of making it find the axes, of which uniform L2 fails."""
+    """The plain loss, and four changes of it meant to find the axes; uniform L2 does not."""
     variances = np.asarray(exact.explained_variance)
     k = len(variances)
     uniform = float(variances[-1] / 6)
@@ -92,7 +92,7 @@ def contestants(exact: autoencoders.PCA) -> list[Contestant]:
     return [
         Contestant("plain", fast, 1200),
         Contestant("uniform L2", fast, 1200, (autoencoders.uniform_l2(uniform),), weights=uniform),
-        # The loss is nearly flat along rotations of units of like variance, for which long momentum is made.
+        # Long momentum: the loss is nearly flat along rotations of latents with similar variances.
         Contestant(
             "non-uniform L2",
             lambda num_steps: optax.adam(flat_then_cosine(1e-2, num_steps), b1=0.98, b2=0.99),
@@ -101,7 +101,7 @@ def contestants(exact: autoencoders.PCA) -> list[Contestant]:
             weights=rising,
             finds_axes=True,
         ),
-        # Its rotation is the gradient of nothing, and momentum carries it past its aim.
+        # No momentum: its rotation is not the gradient of a loss, and momentum overshoots.
         Contestant(
             "rotation augmentation",
             lambda num_steps: optax.adam(optax.cosine_decay_schedule(3e-3, num_steps), b2=0.99),
@@ -117,25 +117,25 @@ def contestants(exact: autoencoders.PCA) -> list[Contestant]:
             3000,
             corrupt_code=autoencoders.nested_dropout(np.append(np.full(k - 1, 0.5 / k), 0.5 + 0.5 / k)),
             finds_axes=True,
-            note="half of the examples keep all units, the others any number of them; it turns the axes slowly",
+            note="half of the examples keep all latents, the others a random number of them; it turns the axes slowly",
         ),
     ]
 
 
 def flat_then_cosine(learning_rate: float, num_steps: int, flat: float = 0.5) -> optax.Schedule:
-    """A constant rate for a part of the run, then down to 0 as a cosine does."""
+    """A constant rate for the fraction `flat` of the run, then a cosine to 0."""
     start = int(flat * num_steps)
     parts = [optax.constant_schedule(learning_rate), optax.cosine_decay_schedule(learning_rate, num_steps - start)]
     return optax.join_schedules(parts, [start])
 
 
 def decoder_kernel(params: Any) -> np.ndarray:
-    """Of a linear decoder, (latent_dim, data size)."""
+    """The matrix of a linear decoder, (latent_dim, data size)."""
     return np.asarray(networks.linear_kernel(params["decoder"]["network"]))
 
 
 def distances(kernels: dict[int, np.ndarray], exact: autoencoders.PCA) -> np.ndarray:
-    """A row for each step: the step, subspace distance and axis alignment, in double precision."""
+    """Step, subspace distance and axis alignment of each kernel, in double precision: (steps, 3)."""
     components = np.asarray(exact.components, np.float64).reshape(len(exact.components), -1)
     with jax.enable_x64(True):
         return np.array(
@@ -159,32 +159,32 @@ def rows_of(
     images: np.ndarray,
     best: float,
 ) -> list[dict[str, Any]]:
-    """What is known of a trained linear autoencoder: its test error beside PCA's, and how far its axes are."""
+    """Rows for one linear autoencoder: its test error beside PCA's, and the distances of its subspace and axes."""
     name = f"linear autoencoder, {contestant.name}"
     test = images - np.asarray(exact.mean)
     errors = autoencoders.squared_error(model.decode(params, model.encode(params, test).mean), jnp.asarray(test))
     excess = 100 * (float(np.mean(np.asarray(errors, np.float64))) / best - 1)
     lost = lost_to_penalty(exact, images, contestant.weights)
-    shrunk = "known: what the penalty shrinks" if np.any(contestant.weights) else ""
+    shrinks = "known: what the penalty shrinks" if np.any(contestant.weights) else ""
     return [
         mean_row(name, ERROR, errors, SQUARES, known=best, note=f"known: PCA's; {contestant.note}".rstrip("; ")),
-        row(name, "excess of that error", excess, "%", known=100 * lost / best, note=shrunk),
+        row(name, "excess of that error", excess, "%", known=100 * lost / best, note=shrinks),
         row(name, "subspace distance", last[1], "1", known=0),
         row(name, "axis alignment", last[2], "1", known=0 if contestant.finds_axes else None),
     ]
 
 
 def lost_to_penalty(exact: autoencoders.PCA, images: np.ndarray, weights: float | np.ndarray) -> float:
-    """Squared error per image that L2 of weight w adds: a component of variance v becomes 1 - w / v as long.
+    """The squared error per image that L2 of weight w adds: it shortens a component of variance v by w / v.
 
     Source: Kunin, Bloom, Goeva & Seed 2019, "Loss landscapes of regularized linear autoencoders".
     """
-    codes = np.asarray(exact.encode(images), np.float64)
-    return float(((codes * weights / np.asarray(exact.explained_variance)) ** 2).sum(axis=1).mean())
+    z = np.asarray(exact.encode(images), np.float64)
+    return float(((z * weights / np.asarray(exact.explained_variance)) ** 2).sum(axis=1).mean())
 
 
 def copying(setting: Setting, key: jax.Array) -> list[dict[str, Any]]:
-    """Codes as wide as the data, from three seeds: all copy, each with an encoder of its own."""
+    """As many latents as pixels, from three seeds: every run copies its input, but their encoders differ."""
     train, test = (shrunk(images) for images in (setting.train.images, setting.test.images))
     height, width = train.shape[1:]
     varies = np.ptp(train, axis=0) > 0
@@ -196,7 +196,7 @@ def copying(setting: Setting, key: jax.Array) -> list[dict[str, Any]]:
     points = autoencoders.equivalent_examples(train)
     num_steps = setting.steps(3000)
     params = fitting.train_many(
-        "linear autoencoders, codes as wide as the data",
+        "linear autoencoders, as many latents as pixels",
         autoencoders.make_reconstruction(model),
         optax.adam(flat_then_cosine(1e-2, num_steps), b1=0.98, b2=0.99),
         jax.vmap(model.init)(init_keys),
@@ -210,20 +210,20 @@ def copying(setting: Setting, key: jax.Array) -> list[dict[str, Any]]:
     encoders, decoders = (
         np.asarray(jax.vmap(networks.linear_kernel)(params[part]["network"])) for part in ("encoder", "decoder")
     )
-    name = f"linear autoencoder, {size} numbers in code and image"
+    name = f"linear autoencoder, as many latents as pixels, {size}"
     note = (
-        f"three seeds; images made {height}x{width}, without the pixels that are the same in all; their variance is "
+        f"three seeds; images shrunk to {height}x{width}, without constant pixels; their variance is "
         f"{np.var(test, axis=0, dtype=np.float64).sum():.4g}"
     )
     return [
         row(name, ERROR, errors.mean(), SQUARES, known=0, note=note),
         row(name, "|A - B| / |A| of two seeds' encoders", apart(encoders), "1", note="mean over pairs of seeds"),
-        row(name, "the same of what decoder and encoder make", apart(encoders @ decoders), "1", known=0),
+        row(name, "the same for encoder times decoder", apart(encoders @ decoders), "1", known=0),
     ]
 
 
 def shrunk(images: np.ndarray) -> np.ndarray:
-    """Images (n, height, width) made small by means over squares, to at most 8 pixels along a side."""
+    """Images (n, height, width) shrunk to at most 8 pixels along a side, by means over squares."""
     factor = math.ceil(max(images.shape[1:]) / 8)
     height, width = (side // factor for side in images.shape[1:])
     cut = images[:, : height * factor, : width * factor].reshape(-1, height, factor, width, factor)
@@ -231,6 +231,6 @@ def shrunk(images: np.ndarray) -> np.ndarray:
 
 
 def apart(matrices: np.ndarray) -> float:
-    """Mean over all pairs of the norm of the difference over the norm of the first."""
+    """Mean of |A - B| / |A| over all pairs of matrices."""
     pairs = itertools.permutations(matrices, 2)
     return float(np.mean([np.linalg.norm(a - b) / np.linalg.norm(a) for a, b in pairs]))

@@ -1,4 +1,4 @@
-"""The linear VAE, beside the greatest ELBO that it can have: `linear_vae` of `pca_to_vae.py`."""
+"""The linear VAE beside its greatest possible ELBO: the part `linear_vae` of `pca_to_vae.py`."""
 
 from typing import Any
 
@@ -7,20 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from engines.family.linear import flat_then_cosine
 from engines.family.setting import Setting
 from engines.harness import fitting
 from engines.harness.rows import Result, row
 from vaejax import autoencoders, models, objectives
 
-KNOWN_MAXIMUM = 962.3835  # of 200 latents on the first 1,000 training images in the order of the original files
+KNOWN_MAXIMUM = 962.3835  # of 200 latents on the first 1,000 training images in the order of the original file
 
 
 def run(setting: Setting) -> Result:
-    """The ELBO that gradients reach, in closed form and sampled, and its maximum: log p(x) of probabilistic PCA."""
-    images = setting.train.images[:1000] if setting.first_images is None else setting.first_images
-    order = "as loaded" if setting.first_images is None else "in the order of the original files"
+    """The ELBO after training by two gradients, beside its maximum, log p(x) of probabilistic PCA."""
+    original = setting.first_images is not None
+    images = setting.first_images if original else setting.train.images[:1000]
     latent_dim = 20 if setting.small else 200
-    is_known = setting.train.name == "mnist" and setting.first_images is not None
     vae = models.linear_vae(images.shape[1:], latent_dim)
     closed_form = objectives.make_linear_elbo(vae)
     init_key, exact_key, sampled_key = jax.random.split(jax.random.key(setting.seed), 3)
@@ -30,17 +30,18 @@ def run(setting: Setting) -> Result:
         exact = autoencoders.pca(images, latent_dim)
         maximum = float(exact.log_likelihood(in_double).mean())
         elbo = jax.jit(lambda params: closed_form(params, exact_key, in_double)[0])
-    # The ELBO knows the data by mean and covariance only: these points have both, and a step on all of them is exact.
+    # The ELBO depends on the data by mean and covariance only. These few points have both, so full batches are cheap.
     points = autoencoders.equivalent_examples(images)
-    number = 2000 if setting.small else 4000
-    optimizer = annealed(setting.steps(number))
+    num_steps = setting.steps(2000 if setting.small else 4000)
+    optimizer = annealed(num_steps)
     in_whitened = whitened(optimizer, images, float(exact.explained_variance[-1]))
     runs = {
         "closed-form gradient": (closed_form, in_whitened, points[None], exact_key, 1),
         "sampled gradient": (objectives.make_elbo(vae), optimizer, images, sampled_key, 100),
     }
+    order = "in the order of the original files" if original else "as loaded"
     name, note = f"linear VAE, {latent_dim} latents", f"the first {len(images):,} training images {order}"
-    known = KNOWN_MAXIMUM if is_known else None
+    known = KNOWN_MAXIMUM if setting.train.name == "mnist" and original else None
     rows = [row("probabilistic PCA", "mean log p(x)", maximum, "nats", known=known, note=note)]
     arrays = {"maximum": np.array(maximum)}
     for what, (objective, optimizer, x, key, batch_size) in runs.items():
@@ -51,7 +52,7 @@ def run(setting: Setting) -> Result:
             params,
             key,
             x,
-            num_steps=setting.steps(number),
+            num_steps=num_steps,
             batch_size=batch_size,
             snapshots_at=np.linspace(0, 1, 41),
         )
@@ -67,33 +68,28 @@ def run(setting: Setting) -> Result:
 
 
 def annealed(num_steps: int) -> optax.GradientTransformation:
-    """Adam for the linear VAE, whose loss is nearly flat along rotations of units that explain like variances.
+    """Adam with long momentum, for a loss that is nearly flat along rotations of latents with similar variances.
 
-    The stds start at 1 and fall at a steady rate for most of the run: units join one after another, each along the axis
-    of greatest variance that is left, so that little has to be turned afterwards. For that the momentum is long.
+    The stds start at 1 and fall at a steady rate for most of the run. So latents become active one after another, each
+    along the axis of greatest remaining variance, and little has to be rotated afterwards.
     """
-    flat = int(0.75 * num_steps)
-
-    def falling(rate: float) -> optax.Schedule:
-        decay = optax.cosine_decay_schedule(rate, num_steps - flat)
-        return optax.join_schedules([optax.constant_schedule(rate), decay], [flat])
 
     def kind(path: Any, _: Any) -> str:
         return "std" if path[-1].key == "log_std" else "weights"
 
     rates = {
-        "std": optax.adam(falling(min(5 / num_steps, 1e-2)), b2=0.99),
-        "weights": optax.adam(falling(5e-3), b1=0.99, b2=0.99),
+        "std": optax.adam(flat_then_cosine(min(5 / num_steps, 1e-2), num_steps, 0.75), b2=0.99),
+        "weights": optax.adam(flat_then_cosine(5e-3, num_steps, 0.75), b1=0.99, b2=0.99),
     }
     return optax.partition(rates, lambda params: jax.tree_util.tree_map_with_path(kind, params))
 
 
 def whitened(inner: optax.GradientTransformation, images: np.ndarray, ridge: float) -> optax.GradientTransformation:
-    """An optimizer that moves the encoder's kernel as if it saw whitened images: their covariance is its curvature.
+    """An optimizer that moves the encoder's kernel as if the images were whitened: their covariance is its curvature.
 
     Args:
-        inner: whose state depends on the parameters through their gradient alone, as Adam's does.
-        images: that are seen, (n, height, width).
+        inner: an optimizer whose state depends on the gradient alone and not on the parameters, such as Adam.
+        images: the training images, (n, height, width).
         ridge: what is added to their variances.
     """
     variances, axes = np.linalg.eigh(np.cov(images.reshape(len(images), -1), rowvar=False))

@@ -1,6 +1,7 @@
 """What `pca_to_vae.py` runs: its parts, and the data that they work on."""
 
 import gzip
+import math
 import pathlib
 import zipfile
 
@@ -14,7 +15,7 @@ from engines.harness import loading, parts
 # `setting -> rows.Result` of each part.
 PARTS = {
     "pca": pca.run,
-    "linear": linear.linear,
+    "linear": linear.run,
     "linear_vae": linear_vae.run,
     "deep": deep.run,
     "denoising": denoising.digits,
@@ -32,42 +33,53 @@ def run(config: Config) -> None:
 
 
 def setting_of(config: Config) -> Setting:
-    """The data, and what else the parts need to know.
+    """The data of the options, checked.
 
     Raises:
-        ValueError: if the images are not grey or have no labels, or a file holds no images.
+        ValueError: if the images are not grey or have no labels, or the file of faces cannot be used.
         OSError: if a file cannot be read.
     """
-    train, test = loading.load(config, "train+validation"), loading.load(config, "test")
+    train, test = (loading.load(config.dataset, split, config.where) for split in ("train+validation", "test"))
     shape = train.images.shape[1:]
     if len(shape) != 2 or train.labels is None:
         raise ValueError(
             f"expected grey images with labels, such as digits, mnist or fashion_mnist; got {config.dataset} with "
             f"examples of shape {shape} and {'no' if train.labels is None else 'some'} labels"
         )
-    code_size = 30 if shape[0] * shape[1] >= 200 else 10
-    first, faces = first_images(config, shape), read_faces(config.faces)
-    return Setting(train, test, code_size, config.effort, config.seed, first, faces)
+    return Setting(
+        train.description,
+        shape,
+        config.effort,
+        train,
+        test,
+        latent_dim=30 if math.prod(shape) >= 200 else 10,
+        seed=config.seed,
+        first_images=first_images(config.manual_dir, shape),
+        faces=read_faces(config.faces),
+    )
 
 
-def first_images(config: Config, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The first 1,000 of the original training file: TFDS keeps another order, and published numbers have this one."""
-    path = pathlib.Path(config.manual_dir or ".") / "train-images-idx3-ubyte.gz"
-    if config.manual_dir is None or not path.exists():
+def first_images(folder: str | None, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The first 1,000 images of the original training file, whose order published numbers refer to and TFDS changes.
+
+    None if there is no such file in the folder, or its images are of another shape.
+    """
+    path = pathlib.Path(folder or ".") / "train-images-idx3-ubyte.gz"
+    if folder is None or not path.exists():
         return None
     content = gzip.decompress(path.read_bytes())
     count, *sides = np.frombuffer(content, ">u4", 3, 4)
-    if tuple(sides) != shape:  # of another dataset
+    if tuple(sides) != shape:  # the file of another dataset
         return None
     images = np.frombuffer(content, np.uint8, offset=16).reshape(count, *sides)
     return images[:1000].astype(np.float32) / 255
 
 
 def read_faces(path: str | None) -> np.ndarray | None:
-    """Images of faces, from 0 to 1.
+    """Images of faces in [0, 1], (n, height, width); None without a path.
 
     Raises:
-        ValueError: if the file is no npz file with images in it.
+        ValueError: if the file is not an npz file with images, or these cannot be used.
         OSError: if it cannot be read.
     """
     if path is None:
@@ -91,18 +103,3 @@ def read_faces(path: str | None) -> np.ndarray | None:
     if np.linalg.matrix_rank((images - images.mean(axis=0)).reshape(len(images), -1)) < 15:
         raise ValueError(f"{expected} that vary in at least 15 directions; those in {path} do not")
     return images
-
-
-# Module and function of each part: `(arrays, rows) -> {name of the picture: figure}`.
-DRAWN = {
-    "pca": ("linear_plots", "pca"),
-    "linear": ("linear_plots", "linear"),
-    "linear_vae": ("linear_plots", "linear_vae"),
-    "deep": ("deep_plots", "draw"),
-    "denoising": ("score_plots", "denoising"),
-    "score": ("score_plots", "score"),
-    "bottleneck": ("bottleneck_plots", "draw"),
-    "difference": ("difference_plots", "draw"),
-    "generator": ("bottleneck_plots", "generator"),
-    "game": ("bottleneck_plots", "game"),
-}

@@ -1,44 +1,43 @@
-"""What the parts of `pca_to_vae.py` share: the data they get, the results they give, and how they train."""
+"""What the parts of `pca_to_vae.py` share: their data, and two measurements that several of them make."""
 
-import math
-from typing import NamedTuple
+import dataclasses
+from typing import Any
 
 import numpy as np
 
-from vaejax import data
+from engines.harness import setting
+from engines.harness.rows import row
+from vaejax import data, two_sample
 
 
-class Setting(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Setting(setting.Setting):
     """What a part works on.
 
     Attributes:
         train: all training images.
-        test: test images, which choose nothing.
-        code_size: numbers in a code, 30 for MNIST.
-        effort: factor of every number of training steps.
+        test: test images; nothing is chosen by them.
+        latent_dim: the number of latents where a part does not set its own: 30 for MNIST, 10 for digits.
         seed: of parameters, order and noise.
-        first_images: the first 1,000 training images in the order of the original files, where these can be read.
-        faces: images of faces in [0, 1], (n, height, width), where a file of them was named.
+        first_images: the first 1,000 training images in the order of the original file, if that file was given.
+        faces: images of faces in [0, 1], (n, height, width), if a file of them was given.
     """
 
     train: data.Dataset
     test: data.Dataset
-    code_size: int
-    effort: float
+    latent_dim: int
     seed: int
-    first_images: np.ndarray | None
+    first_images: np.ndarray | None = None
     faces: np.ndarray | None = None
 
-    @property
-    def description(self) -> str:
-        """A line about the data."""
-        return self.train.description
 
-    @property
-    def small(self) -> bool:
-        """Whether the images are so small (8x8) that models and times are too."""
-        return math.prod(self.train.images.shape[1:]) < 200
+def squared_errors(reconstructions: Any, images: np.ndarray) -> np.ndarray:
+    """The squared error of each image, in double precision: (n,)."""
+    errors = (np.asarray(reconstructions, np.float64) - images) ** 2
+    return errors.reshape(len(images), -1).sum(axis=1)
 
-    def steps(self, number: int) -> int:
-        """The number of training steps, by the effort."""
-        return max(2, round(number * self.effort))
+
+def distance_row(model: str, quantity: str, distance: two_sample.Distance, unit: str, note: str = "") -> dict[str, Any]:
+    """A row of the table: a distance between samples and data, with its standard error."""
+    estimate, error = (float(number) for number in distance)
+    return row(model, quantity, estimate, unit, standard_error=error, note=note)

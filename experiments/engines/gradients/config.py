@@ -1,7 +1,6 @@
 """Compare gradient estimators, their noise, cost and training: `python experiments/compare_gradients.py --help`."""
 
 import dataclasses
-import difflib
 import math
 import pathlib
 
@@ -29,7 +28,7 @@ class Config(command_line.BinarizedDataOptions):
     """Options of a comparison. Every one of them is written to config.json."""
 
     latent_dim: int = 0
-    """Numbers in one code; 0: 5 for digits, else 20."""
+    """Numbers in one latent; 0: 5 for digits, else 20."""
     hidden_sizes: tuple[int, ...] = ()
     """Hidden tanh units of encoder and decoder; by default 50 for digits, else 500."""
     estimators: tuple[str, ...] = ESTIMATORS
@@ -41,7 +40,7 @@ class Config(command_line.BinarizedDataOptions):
     comparison_batch_size: int = 50
     """Training images whose gradient is compared, the same ones at all moments."""
     max_decodings: int = 100
-    """Leave out what decodes more codes than that for one example of one gradient."""
+    """Leave out what decodes more latents than that for one example of one gradient."""
     timing_rounds: int = 30
     """Gradients timed for each estimator and K, all by turns."""
     num_steps: int = 2000
@@ -73,35 +72,31 @@ def parse(args: list[str]) -> Config:
     config = tyro.cli(
         Config, description="Compare gradient estimators: their noise, their cost, the training they make.", args=args
     )
-    for name in config.estimators:
-        if name not in ESTIMATORS:
-            near = difflib.get_close_matches(name, ESTIMATORS, 1, 0.4)
-            advice = f"did you mean {near[0]}? " if near else ""
-            raise ValueError(f"--estimators: {name!r} is unknown; {advice}Known are {', '.join(ESTIMATORS)}")
+    # What the others are compared with is always there: one reparameterized sample, and reparameterization of a bound.
+    names = ("pathwise", *config.estimators)
+    if {"doubly_reparameterized", "vimco"} & set(names):
+        names = (*names, "iwae_pathwise")
+    names = command_line.chosen("estimators", names, ESTIMATORS)
     least = {"num_repeats": 3, "latent_dim": 0}
     counts = ("comparison_batch_size", "max_decodings", "timing_rounds", "num_steps", "batch_size", "num_seeds")
     least |= dict.fromkeys((*counts, "max_training_decodings", "baseline_steps"), 1)
     for name, smallest in least.items():
         if getattr(config, name) < smallest:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least {smallest}; got {getattr(config, name)}")
+            raise ValueError(f"{command_line.flag(name)} must be at least {smallest}; got {getattr(config, name)}")
     if not all(number >= 1 for number in config.num_samples):
         raise ValueError(f"--num-samples must be at least 1; got {' '.join(map(str, config.num_samples))}")
     for name in ("num_steps", "seed"):
         if not 0 <= getattr(config, name) < 2**31:
-            raise ValueError(f"--{name.replace('_', '-')} must be from 0 to 2^31 - 1; got {getattr(config, name)}")
+            raise ValueError(f"{command_line.flag(name)} must be from 0 to 2^31 - 1; got {getattr(config, name)}")
     if not 0 < config.learning_rate < math.inf:
         raise ValueError(f"--learning-rate must be a positive number; got {config.learning_rate}")
     if config.name is not None and (pathlib.Path(config.runs_dir) / config.name).exists():
         raise ValueError(f"the run {pathlib.Path(config.runs_dir) / config.name} exists: choose another --name")
     small = config.dataset == "digits"
-    # What everything is compared with comes along: one reparameterized sample, and reparameterization of each bound.
-    needed = {"pathwise", *config.estimators}
-    if needed & {"doubly_reparameterized", "vimco"}:
-        needed.add("iwae_pathwise")
     return dataclasses.replace(
         config,
         latent_dim=config.latent_dim or (5 if small else 20),
         hidden_sizes=config.hidden_sizes or ((50,) if small else (500,)),
-        estimators=tuple(name for name in ESTIMATORS if name in needed),
+        estimators=names,
         num_samples=tuple(sorted({1, *config.num_samples})),
     )

@@ -1,4 +1,4 @@
-"""Draw a comparison of gradients from what it saved, without JAX: `python experiments/gradient_plots.py runs/NAME`."""
+"""Draw a comparison of gradients from what it saved, without JAX: `python experiments/plots.py runs/NAME`."""
 
 import json
 import pathlib
@@ -46,7 +46,7 @@ def draw(folder: pathlib.Path) -> list[pathlib.Path]:
 def name_of(config: dict[str, Any]) -> str:
     """What was trained, in a few words."""
     hidden = "-".join(map(str, config["hidden_sizes"]))
-    return f"VAE on {config['dataset']}, {hidden} hidden units, {config['latent_dim']}-dimensional code"
+    return f"VAE on {config['dataset']}, {hidden} hidden units, {config['latent_dim']}-dimensional latents"
 
 
 def by_num_samples(results: dict[str, Any], title: str, quantity: str, axis_name: str) -> plt.Figure:

@@ -1,6 +1,6 @@
 """Gradient estimators at three moments of a training run, and the training that each of them makes.
 
-`compare_gradients.py` is its command line, `gradient_tables.py` its words and `gradient_plots.py` its pictures.
+`config.py` holds its options, `training.py` the training runs, `tables.py` its words and `pictures.py` its pictures.
 """
 
 import dataclasses
@@ -8,7 +8,7 @@ import functools
 import os
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -92,7 +92,7 @@ def run(config: Config) -> None:
     trained = {
         (name, number): chosen[name].gradient(vae, number)
         for name, number in TRAINED
-        if name in chosen and num_decodings(config, name, number) <= config.max_training_decodings
+        if name in chosen and num_decodings(config.latent_dim, name, number) <= config.max_training_decodings
     }
     curves, moments = training.train(config, vae, trained, images, validation, UNIT)
     for _, params in moments:
@@ -105,7 +105,12 @@ def run(config: Config) -> None:
         "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
         "rows": rows,
         "training": [
-            {"estimator": name, "num_samples": number, "decodings": num_decodings(config, name, number), **curve}
+            {
+                "estimator": name,
+                "num_samples": number,
+                "decodings": num_decodings(config.latent_dim, name, number),
+                **curve,
+            }
             for (name, number), curve in curves.items()
         ],
         "headline": tables.headline(rows),
@@ -122,7 +127,7 @@ def run(config: Config) -> None:
 
 def load(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Training images; at most 1,000 for validation and those to be compared, both binarized once and for all."""
-    images = loading.load(config, "train").images
+    images = loading.load(config.dataset, "train", config.where).images
     largest = max(config.comparison_batch_size, config.batch_size)
     if largest > len(images):
         raise ValueError(
@@ -132,72 +137,82 @@ def load(config: Config) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     compared_key, validation_key = jax.random.split(jax.random.key(loading.EVALUATION_KEY))
     order = np.random.default_rng(config.seed).permutation(len(images))
     x = images[order[: config.comparison_batch_size]]
-    validation = loading.load(config, "validation").images[:1000]
+    validation = loading.load(config.dataset, "validation", config.where).images[:1000]
     prepare = data.binarization(config.binarization)
     if prepare is not None:
         x, validation = prepare(compared_key, x), prepare(validation_key, validation)
     return images, np.asarray(validation), np.asarray(x)
 
 
-def num_decodings(config: Config, name: str, number: int) -> int:
-    """Codes that are decoded for one example, as `laboratory.cost` counts them once it is compiled."""
-    return number * (1 + 4 * config.latent_dim if name == "measure_valued" else 1)
+def num_decodings(latent_dim: int, name: str, number: int) -> int:
+    """Latents decoded for one example, as `laboratory.cost` counts them in the program."""
+    return number * (1 + 4 * latent_dim if name == "measure_valued" else 1)
 
 
 def compare(
     config: Config,
     vae: models.VAE,
     chosen: Mapping[str, Contestant],
-    moments: list[tuple[int, Any]],
+    moments: Sequence[tuple[int, Any]],
     images: np.ndarray,
     x: np.ndarray,
 ) -> list[dict[str, Any]]:
     """The rows of the table: every estimator with every K at every moment."""
     noise_key, baseline_key, cost_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 1), 3)
-    params = [dict.fromkeys(chosen, model) for _, model in moments]
-    with_baselines = [name for name in chosen if chosen[name].estimator.baseline is not None]
+    steps, params = zip(*moments, strict=True)
+    settings = [(name, number) for name in chosen for number in config.num_samples]
+    prepare = data.binarization(config.binarization)
 
     def learn(name: str) -> list[Any]:
-        trained = training.train_baseline(config, chosen[name].gradient(vae, 1), images)
-        keys = [jax.random.fold_in(baseline_key, i) for i in range(len(moments))]
-        return [trained(model, key) for (_, model), key in zip(moments, keys, strict=True)]
+        gradient = chosen[name].gradient(vae, 1)
+        learned = training.train_baseline(gradient, images, prepare, config.baseline_steps, config.batch_size)
+        return [learned(model, jax.random.fold_in(baseline_key, i)) for i, model in enumerate(params)]
 
-    for name, learned in zip(with_baselines, training.in_threads(learn, with_baselines), strict=True):
-        for of_moment, baseline in zip(params, learned, strict=True):
-            of_moment[name] = {**of_moment[name], "baseline": baseline}
+    with_baselines = [name for name in chosen if chosen[name].estimator.baseline is not None]
+    learned = dict(zip(with_baselines, training.in_threads(learn, with_baselines), strict=True))
+    baselines = [{s: learned[s[0]][i] for s in settings if s[0] in learned} for i in range(len(params))]
 
-    served, refusals = {}, {}
-    for setting in ((name, number) for name in chosen for number in config.num_samples):
-        name, number = setting
-        decodings = num_decodings(config, name, number)
-        try:
-            if decodings > config.max_decodings:
-                raise ValueError(f"decodes {decodings:,} codes for an example, above --max-decodings")
-            objective = chosen[name].gradient(vae, number).objective
-            jax.eval_shape(objective, params[0][name], cost_key, x)
-            served[setting] = objective
-        except ValueError as error:
-            refusals[setting] = str(error)
+    def objective_of(setting: Setting) -> objectives.Objective:
+        decodings = num_decodings(config.latent_dim, *setting)
+        if decodings > config.max_decodings:
+            raise ValueError(f"decodes {decodings:,} latents for an example, above --max-decodings")
+        return chosen[setting[0]].gradient(vae, setting[1]).objective
 
-    summaries = measured_noise(config, chosen, served, params, noise_key, x)
-    costs = measured_costs(config, served, params[-1], cost_key, x)
+    def reference_of(setting: Setting) -> Setting:
+        # Reparameterization of the same bound by as many samples is what the others' mean is compared with.
+        return {"elbo": "pathwise", "iwae": "iwae_pathwise"}[chosen[setting[0]].bound], setting[1]
+
+    def key_of(i: int, setting: Setting) -> jax.Array:
+        # So the noise of a row does not depend on which other rows there are.
+        return jax.random.fold_in(jax.random.fold_in(noise_key, i), zlib.crc32("{} {}".format(*setting).encode()))
+
+    served, refusals = laboratory.serving(objective_of, settings, params[0], x, baselines=baselines[0])
+    summaries = []
+    with tqdm(total=len(params) * len(served), desc="gradients", unit=" estimates") as bar:
+        for i, model in enumerate(params):
+            keys = {setting: key_of(i, setting) for setting in served}
+            options = {"baselines": baselines[i], "level": LEVEL, "map_jobs": training.in_threads_with(bar)}
+            noise = laboratory.measure_noise(
+                served, model, keys, x, config.num_repeats, reference_of=reference_of, **options
+            )
+            summaries.append(noise)
+    with tqdm(total=len(served), desc="costs: compiling", leave=False) as bar:
+        options = {"num_rounds": config.timing_rounds, "map_jobs": training.in_threads_with(bar)}
+        costs = laboratory.cost(served, params[-1], cost_key, x, baselines=baselines[-1], **options)
     rows = []
-    for (step, _), moment, parts in zip(moments, MOMENTS, summaries, strict=True):
+    for step, moment, parts in zip(steps, MOMENTS, summaries, strict=True):
         encoder = {setting: part["encoder"] for setting, part in parts.items()}
-        for name, number in (*served, *refusals):
-            setting = name, number
+        for setting in settings:
+            name, number = setting
             row = {"moment": moment, "step": step, "estimator": name, "bound": chosen[name].bound}
             row |= {"num_samples": number, "refusal": refusals.get(setting)}
             if setting in served:
-                row["summaries"] = {part: dataclasses.asdict(summary) for part, summary in parts[setting].items()}
-                row["cost"] = dataclasses.asdict(costs[setting])
-                row |= noise_ratios(encoder, costs, setting)
-                same_mean = [other for other in served if mean_of(chosen, other) == mean_of(chosen, setting)]
-                shared = laboratory.shared_signal_to_noise(encoder[setting], [encoder[other] for other in same_mean])
-                row["signal_to_noise"] = whole(*shared)
+                same_mean = [encoder[other] for other in served if mean_of(chosen, other) == mean_of(chosen, setting)]
+                row |= measured(parts[setting], costs[setting])
+                row |= ratios(encoder, costs, setting)
+                row["signal_to_noise"] = whole(laboratory.shared_signal_to_noise(encoder[setting], same_mean))
             rows.append(row)
-    order = {setting: i for i, setting in enumerate((name, number) for name in chosen for number in config.num_samples)}
-    return sorted(rows, key=lambda row: (row["step"], order[row["estimator"], row["num_samples"]]))
+    return rows
 
 
 def mean_of(chosen: Mapping[str, Contestant], setting: Setting) -> tuple[str, int | None]:
@@ -206,76 +221,24 @@ def mean_of(chosen: Mapping[str, Contestant], setting: Setting) -> tuple[str, in
     return bound, setting[1] if bound == "iwae" else None
 
 
-def measured_noise(
-    config: Config,
-    chosen: Mapping[str, Contestant],
-    served: Mapping[Setting, objectives.Objective],
-    params: list[dict[str, Any]],
-    key: jax.Array,
-    x: np.ndarray,
-) -> list[dict[Setting, dict[str, laboratory.Summary]]]:
-    """What is to be said of each estimator's gradient, and of its parts, at each moment."""
-
-    def moments_of(job: tuple[int, Setting]) -> laboratory.GradientMoments:
-        i, (name, number) = job
-        # So the noise of a row does not depend on which other rows there are.
-        row_key = jax.random.fold_in(jax.random.fold_in(key, i), zlib.crc32(f"{name} {number}".encode()))
-        return laboratory.gradient_moments(served[name, number], params[i][name], row_key, x, config.num_repeats)
-
-    # Reparameterization of the same bound by as many samples is what the others' mean is compared with.
-    reference_of = {"elbo": "pathwise", "iwae": "iwae_pathwise"}
-    references, summaries = {}, [{} for _ in params]
-    first = [setting for setting in served if setting[0] in reference_of.values()]
-    rest = [setting for setting in served if setting not in first]
-    with tqdm(total=len(params) * len(served), desc="gradients", unit=" estimates") as bar:
-        for settings in (first, rest):
-            jobs = [(i, setting) for i in range(len(params)) for setting in settings]
-            for job, moments in zip(jobs, training.in_threads(moments_of, jobs), strict=True):
-                i, (name, number) = job
-                if settings is first:
-                    references[job] = moments
-                reference = references[i, (reference_of[chosen[name].bound], number)]
-                parts = laboratory.summarize(moments, None if reference is moments else reference, LEVEL)
-                summaries[i][name, number] = {part: parts[part] for part in ("total", "encoder", "decoder")}
-                bar.update()
-    return summaries
-
-
-def measured_costs(
-    config: Config,
-    served: Mapping[Setting, objectives.Objective],
-    params: Mapping[str, Any],
-    key: jax.Array,
-    x: np.ndarray,
-) -> dict[Setting, laboratory.Cost]:
-    """What one gradient costs, all timed by turns once they are compiled."""
-
-    def costs(settings: list[Setting], i: int, num_rounds: int) -> dict[Setting, laboratory.Cost]:
-        own = {(name, number): params[name]["baseline"] for name, number in settings if "baseline" in params[name]}
-        measured = {setting: served[setting] for setting in settings}
-        own_key = jax.random.fold_in(key, i)
-        return laboratory.cost(measured, params["pathwise"], own_key, x, baselines=own, num_rounds=num_rounds)
-
-    compiled = training.in_threads(lambda job: costs([job[1]], job[0], 1), enumerate(served, 1))
-    for _ in tqdm(compiled, "costs: compiling", len(served), leave=False):
-        pass
-    return costs(list(served), 0, config.timing_rounds)
-
-
-def noise_ratios(
-    parts: Mapping[Setting, laboratory.Summary], costs: Mapping[Setting, laboratory.Cost], setting: Setting
-) -> dict[str, tuple[float, float, float] | None]:
-    """A row's variance, and its ratios to one reparameterized sample, each with the ends of its interval."""
-    part, unit = parts[setting], parts[UNIT]
-    seconds = laboratory.seconds_ratio(costs[setting], costs[UNIT], LEVEL)
+def measured(parts: Mapping[str, laboratory.Summary], cost: laboratory.Cost) -> dict[str, Any]:
+    """What a row says of its own gradient: its noise, by parts of the parameters, and its cost."""
+    encoder = parts["encoder"]
     return {
-        "variance": whole(part.variance, part.variance_lower, part.variance_upper),
-        "variance_ratio": whole(*laboratory.noise_ratio(part, unit)),
-        "samples_ratio": whole(*laboratory.noise_ratio(part, unit, price=setting[1] / UNIT[1])),
-        "seconds_ratio": whole(*laboratory.noise_ratio(part, unit, *seconds)),
+        "summaries": {part: dataclasses.asdict(parts[part]) for part in ("total", "encoder", "decoder")},
+        "cost": dataclasses.asdict(cost),
+        "variance": whole((encoder.variance, encoder.variance_lower, encoder.variance_upper)),
     }
 
 
-def whole(*numbers: float | None) -> tuple[float, ...] | None:
+def ratios(
+    encoder: Mapping[Setting, laboratory.Summary], costs: Mapping[Setting, laboratory.Cost], setting: Setting
+) -> dict[str, laboratory.Ratio | None]:
+    """A row's ratios to one reparameterized sample, each with the ends of its interval."""
+    compared = laboratory.noise_ratios(encoder, costs, setting, UNIT, LEVEL)
+    return {f"{quantity}_ratio": whole(ratio) for quantity, ratio in compared._asdict().items()}
+
+
+def whole(numbers: laboratory.Ratio) -> laboratory.Ratio | None:
     """The numbers, or None where one of them is missing."""
     return None if None in numbers else numbers

@@ -39,8 +39,8 @@ NOTES = """\
   best. In training they run after a model that moves; the training table shows what that makes of them.
 * The signal of the signal-to-noise ratio is the norm of the mean gradient, which is the same for all estimators of a
   bound (for the importance-weighted one: of as many samples), from the one that shows it best.
-* Codes are decoder evaluations for one example and gradient, forward. Training seconds are of one step of one run: of
-  the compiled program of {seeds} runs, over their number."""
+* Decodings are decoder evaluations for one example and gradient, forward. Training seconds are of one step of one run:
+  those of the compiled program of {seeds} runs, divided by their number."""
 
 
 def headline(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -137,14 +137,14 @@ def compared(results: dict[str, Any], bound: str, columns: list[tuple[str, int]]
     for name, number, rows in by_setting(results):
         if rows[0]["bound"] == bound and not rows[0]["refusal"]:
             cost = rows[0]["cost"]
-            codes = cost["decoder_evaluations"]
-            costs = ["-" if codes is None else f"{codes:,g}", figures(1e3 * cost["seconds"])]
+            decodings = cost["decoder_evaluations"]
+            costs = ["-" if decodings is None else f"{decodings:,g}", figures(1e3 * cost["seconds"])]
             values = [interval(rows[i][quantity]) for quantity, i in columns]
             cells.append([results["labels"][name], str(number), *values, *costs])
     title = f"{BOUNDS[bound]}: the encoder's gradient, {results['level']:.0%} intervals"
     if columns[0][0] == "variance_ratio":
         title += ". x variance, and x seconds for the same noise: those of one reparameterized sample of the ELBO"
-    return Table(title, ["estimator", "K", *header, "codes", "ms"], cells)
+    return Table(title, ["estimator", "K", *header, "decodings", "ms"], cells)
 
 
 def trained(results: dict[str, Any]) -> Table:
@@ -164,7 +164,7 @@ def trained(results: dict[str, Any]) -> Table:
     num_seeds = len(runs[0]["validation_elbo"][0])
     title = f"Training: validation ELBO at the end, mean [all {num_seeds} seeds]; steps and seconds to {goal:.2f}, "
     title += f"{CLOSE:g} nat below the end of reparameterization"
-    return Table(title, ["estimator", "K", "codes", "ELBO", "ms a step", "steps", "seconds"], cells)
+    return Table(title, ["estimator", "K", "decodings", "ELBO", "ms a step", "steps", "seconds"], cells)
 
 
 def left_out(results: dict[str, Any]) -> list[str]:

@@ -1,12 +1,10 @@
 """The same model trained by several gradients, from the same initializations with the same keys."""
 
 import concurrent.futures
-import dataclasses
 import math
 import os
 import statistics
-import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,15 +16,12 @@ from tqdm import tqdm
 
 from engines.gradients.config import Config
 from engines.harness import loading
-from vaejax import baselines, data, estimators, models, objectives, training
+from vaejax import data, estimators, models, objectives, training
 from vaejax.laboratory.summaries import defined
 
 NUM_REPORTS = 40
 
 VALIDATION_SAMPLES = 3
-
-# The runs of a population take their steps together, and share the number of the step: see `training.fit`.
-POPULATION = training.TrainState(0, 0, None)
 
 
 class Gradient(NamedTuple):
@@ -36,16 +31,11 @@ class Gradient(NamedTuple):
     objective: objectives.Objective
 
 
-@dataclasses.dataclass
-class Population:
-    """The runs of one gradient, one for each seed, and what became of them so far."""
+class Population(NamedTuple):
+    """The runs of one gradient, one for each seed: their states before the first step, and their steps in chunks."""
 
     state: training.TrainState
-    fit: Callable[..., Any]
-    steps: list[int] = dataclasses.field(default_factory=list)
-    training_elbo: list[list[float | None]] = dataclasses.field(default_factory=list)
-    validation_elbo: list[list[float | None]] = dataclasses.field(default_factory=list)
-    chunk_seconds: list[float] = dataclasses.field(default_factory=list)
+    chunks: Iterator[training.Chunk]
 
 
 def train(
@@ -58,7 +48,7 @@ def train(
 ) -> tuple[dict[Hashable, dict[str, Any]], list[tuple[int, Any]]]:
     """Train by each gradient, as many runs as there are seeds.
 
-    The populations take some steps each by turns, so that a machine that slows down slows all of them.
+    The populations take turns, some steps each, so that a machine that slows down slows all of them.
 
     Returns:
         The curves of each gradient: steps; ELBO of training batches, mean over the steps since the last report, and of
@@ -66,11 +56,29 @@ def train(
         pairs of a step and parameters: the first run by the reference gradient at its start, in the middle, at the end.
     """
     params_key, run_key = jax.random.split(jax.random.key(config.seed))
-    params = jax.vmap(vae.init)(jax.random.split(params_key, config.num_seeds))
-    keys = jax.random.split(run_key, config.num_seeds)
-    chunk = math.ceil(config.num_steps / NUM_REPORTS)
-    num_chunks = math.ceil(config.num_steps / chunk)
+    model_keys, keys = (jax.random.split(key, config.num_seeds) for key in (params_key, run_key))
+    init_keys = jnp.stack([model_keys, jax.vmap(jax.random.fold_in, (0, None))(keys, 0)], axis=1)
+    chunk_steps = math.ceil(config.num_steps / NUM_REPORTS)
+    num_chunks = math.ceil(config.num_steps / chunk_steps)
     images = jnp.asarray(images)
+    optimizer = estimators.baselines.with_optimizer(optax.adam(config.learning_rate))
+    prepare = data.binarization(config.binarization)
+
+    def population(gradient: Gradient) -> Population:
+        step = training.make_train_step(gradient.objective, optimizer, prepare)
+
+        def init(keys):
+            return estimators.with_baseline(vae.init(keys[0]), gradient.estimator, keys[1], images[:1])
+
+        def fit(state, keys, images, stop):
+            sizes = {"num_steps": chunk_steps, "batch_size": config.batch_size}
+            return training.fit_population(lambda _: step, state, keys, images, stop=stop, **sizes)
+
+        same_keys = jax.random.clone(init_keys)  # so that all gradients start from the same models
+        state = jax.jit(lambda keys: training.init_population(init, optimizer, keys))(same_keys)
+        program = jax.jit(fit).lower(state, keys, images, config.num_steps).compile()
+        chunks = training.run_chunks(lambda state, stop: program(state, keys, images, stop), state, config.num_steps)
+        return Population(state, chunks)
 
     def validation_elbo(params):
         # Always the same key, so that differences smaller than the noise of the samples can be seen.
@@ -78,79 +86,47 @@ def train(
         return objectives.make_elbo(vae, num_samples=VALIDATION_SAMPLES)(params, key, validation)[1].elbo
 
     validate = jax.jit(jax.vmap(validation_elbo))
-
-    prepared = in_threads(lambda gradient: start(config, gradient, params, keys, images, chunk), gradients.values())
     described = f"compiling {len(gradients)} training programs"
-    populations = dict(zip(gradients, tqdm(prepared, described, len(gradients), leave=False), strict=True))
+    compiled = tqdm(in_threads(population, gradients.values()), described, len(gradients), leave=False)
+    populations = dict(zip(gradients, compiled, strict=True))
+    curves = {name: {"steps": [], "training_elbo": [], "validation_elbo": []} for name in gradients}
+    seconds = {name: [] for name in gradients}
     moments = {}
     with tqdm(total=num_chunks * len(populations), desc=f"training, {config.num_seeds} seeds", unit="chunk") as bar:
-        for i in range(num_chunks + 1):
-            for name, population in populations.items():
-                if i > 0:
-                    advance(population, keys, images, config.num_steps)
+        for report in range(num_chunks + 1):
+            for name, (state, chunks) in populations.items():
+                curve = curves[name]
+                if report > 0:
+                    chunk = next(chunks)
+                    state = chunk.state
+                    seconds[name].append(chunk.seconds)
+                    curve["training_elbo"].append(numbers(jnp.mean(chunk.history.elbo, axis=1)))
                     bar.update()
-                step = int(population.state.step)
-                population.steps.append(step)
-                model = {part: value for part, value in population.state.params.items() if part != "baseline"}
-                population.validation_elbo.append([defined(elbo) for elbo in validate(model).tolist()])
-                if name == reference and i in (0, num_chunks // 2, num_chunks):
+                step = int(state.step)
+                model = {part: value for part, value in state.params.items() if part != "baseline"}
+                curve["steps"].append(step)
+                curve["validation_elbo"].append(numbers(validate(model)))
+                if name == reference and report in (0, num_chunks // 2, num_chunks):
                     moments[step] = jax.tree.map(lambda leaf: leaf[0], model)
-    curves = {}
-    for name, population in populations.items():
-        curves[name] = {
-            "steps": population.steps,
-            "training_elbo": population.training_elbo,
-            "validation_elbo": population.validation_elbo,
-            # The median, so that one busy moment of the machine does not count.
-            "seconds_per_step": statistics.median(population.chunk_seconds) / chunk / config.num_seeds,
-        }
+    for name, curve in curves.items():
+        # The median, so that one busy moment of the machine does not count.
+        curve["seconds_per_step"] = statistics.median(seconds[name]) / chunk_steps / config.num_seeds
     return curves, list(moments.items())
 
 
-def start(
-    config: Config,
-    gradient: Gradient,
-    params: Any,
-    keys: Key[Array, " runs"],
-    images: Array,
-    chunk: int,
-) -> Population:
-    """The runs of one gradient before their first step, and the compiled program that takes `chunk` of them."""
-    optimizer = baselines.with_optimizer(optax.adam(config.learning_rate))
-    step = training.make_train_step(gradient.objective, optimizer, data.binarization(config.binarization))
-
-    def init(params, key):
-        return training.init_state(estimators.with_baseline(params, gradient.estimator, key, images[:1]), optimizer)
-
-    def fit(state, key, images, stop):
-        sizes = {"num_steps": chunk, "batch_size": config.batch_size}
-        return training.fit(step, state, key, images, stop=stop, **sizes)
-
-    baseline_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 0)
-    state = jax.jit(jax.vmap(init, out_axes=POPULATION))(params, baseline_keys)
-    fit = jax.jit(jax.vmap(fit, (POPULATION, 0, None, None), (POPULATION, 0)))
-    return Population(state, fit.lower(state, keys, images, config.num_steps).compile())
+def numbers(values: Array) -> list[float | None]:
+    """An array as numbers for JSON."""
+    return [defined(value) for value in values.tolist()]
 
 
-def advance(population: Population, keys: Key[Array, " runs"], images: Array, stop: int) -> None:
-    """Take the next steps of a population, and time them."""
-    before = int(population.state.step)
-    begin = time.perf_counter()
-    population.state, history = jax.block_until_ready(population.fit(population.state, keys, images, stop))
-    population.chunk_seconds.append(time.perf_counter() - begin)
-    count = int(population.state.step) - before
-    means = history.elbo[:, :count].mean(axis=1)
-    population.training_elbo.append([defined(elbo) for elbo in means.tolist()])
+def train_baseline(
+    gradient: Gradient, images: Array, prepare: Callable[..., Array] | None, num_steps: int, batch_size: int
+) -> Callable[[Any, Key[Array, ""]], Any]:
+    """A compiled `(model, key) -> baseline`: what a baseline learns in some steps beside a model that does not change.
 
-
-def train_baseline(config: Config, gradient: Gradient, images: Array) -> Callable[[Any, Key[Array, ""]], Any]:
-    """A compiled `(model, key) -> baseline`: what a baseline learns in some steps beside a model that stands still.
-
-    That is more than it knows in a training run at this point, where it runs after a model that moves.
+    That is more than a baseline knows at this point of a training run, where the model changes all the time.
     """
-    optimizer = baselines.with_optimizer(optax.identity())
-    prepare = data.binarization(config.binarization)
-    sizes = {"num_steps": config.baseline_steps, "batch_size": config.batch_size}
+    optimizer = estimators.baselines.with_optimizer(optax.identity())
 
     def trained(model, key):
         init_key, key = jax.random.split(key)
@@ -160,12 +136,24 @@ def train_baseline(config: Config, gradient: Gradient, images: Array) -> Callabl
 
         state = training.init_state(estimators.with_baseline({}, gradient.estimator, init_key, images[:1]), optimizer)
         step = training.make_train_step(objective, optimizer, prepare)
-        return training.fit(step, state, key, images, **sizes)[0].params["baseline"]
+        state, _ = training.fit(step, state, key, images, num_steps=num_steps, batch_size=batch_size)
+        return state.params["baseline"]
 
     return jax.jit(trained)
 
 
-def in_threads(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """`map` in as many threads as there are cores, up to 8. Most of it is compilation, which leaves Python alone."""
+def in_threads(function: Callable[..., Any], *items: Any) -> Iterator[Any]:
+    """`map` in as many threads as there are cores, up to 8. Most of the work is compilation, outside of Python."""
     with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        yield from pool.map(function, items)
+        yield from pool.map(function, *items)
+
+
+def in_threads_with(bar: tqdm) -> Callable[..., Iterator[Any]]:
+    """`in_threads`, which moves a progress bar by one for each result."""
+
+    def counted(function: Callable[..., Any], *items: Any) -> Iterator[Any]:
+        for result in in_threads(function, *items):
+            bar.update()
+            yield result
+
+    return counted

@@ -5,11 +5,14 @@ import dataclasses
 import difflib
 import os
 import sys
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Collection, Iterator
+from typing import Any, Literal
 
-INSTALL = 'python -m pip install -e ".[experiments]", run in the clone'
+INSTALL = 'python -m pip install -e ".[experiments]", in the clone'
 EXTRAS = ("jax", "matplotlib", "tqdm", "tyro", "vaejax")  # what that command installs
+
+# Options that say where things are, and not what the numbers are.
+NOT_COMPARED = ("data_dir", "manual_dir", "download", "runs_dir", "name", "resume")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +28,11 @@ class DataOptions:
     download: bool = False
     """Let TFDS fetch the original files of a set that is not prepared."""
 
+    @property
+    def where(self) -> dict[str, Any]:
+        """Where the images are, as the arguments of `data.load`."""
+        return {"data_dir": self.data_dir, "manual_dir": self.manual_dir, "download": self.download}
+
 
 @dataclasses.dataclass(frozen=True)
 class BinarizedDataOptions(DataOptions):
@@ -32,6 +40,32 @@ class BinarizedDataOptions(DataOptions):
 
     binarization: Literal["dynamic", "threshold", "none"] = "dynamic"
     """Pixels become 0 or 1: drawn anew for each batch, by comparison with 0.5, or not at all."""
+
+
+def flag(name: str) -> str:
+    """An option as on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def spelt(value: Any) -> str:
+    """An option's value as on the command line."""
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def to_resume(options: Any, name: str) -> list[str]:
+    """The words of a command line that resume the run of that name, from a dataclass of the options it was given."""
+    words = ["--resume", "--name", options.name or name]
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if value != field.default and field.name not in ("resume", "name"):
+            values = value if isinstance(value, tuple) else (value,)
+            words += [flag(field.name), *(() if value is True else map(str, values))]
+    return words
+
+
+def compared(options: Any, ignored: Collection[str] = ()) -> dict[str, Any]:
+    """Those of a dataclass of options that decide the numbers: all but `NOT_COMPARED` and what a command adds to it."""
+    return {name: value for name, value in vars(options).items() if name not in (*NOT_COMPARED, *ignored)}
 
 
 def chosen(option: str, given: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
@@ -53,11 +87,13 @@ def chosen(option: str, given: tuple[str, ...], known: tuple[str, ...]) -> tuple
 @contextlib.contextmanager
 def errors_in_one_line(interrupted: str = "interrupted") -> Iterator[None]:
     """Around a command: a mistake of the user ends in one line and exit code 2, Ctrl-C in `interrupted` and 130."""
-    sys.stdout.reconfigure(line_buffering=True)  # also into a file or a pipe, so that a log shows how far a run is
+    # Lines at once also into a file or a pipe, so that a log shows how far a run is; and "±" in every locale.
+    sys.stdout.reconfigure(line_buffering=True, encoding="utf-8")
     try:
         yield
     except ModuleNotFoundError as error:
-        advice = f"; it comes with {INSTALL}" if error.name in EXTRAS else ""
+        package = (error.name or "").split(".")[0]
+        advice = f": install it with {INSTALL}" if package in EXTRAS else ""
         print(f"error: {error}{advice}", file=sys.stderr)
         sys.exit(2)
     except (ValueError, OSError) as error:

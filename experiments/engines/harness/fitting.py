@@ -1,8 +1,7 @@
 """Training in chunks of one compiled program, with a progress bar: for every part of a command."""
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,9 +20,9 @@ class Trained(NamedTuple):
 
     Attributes:
         params: parameters at the end.
-        history: what the objective reported, each scalar stacked over the steps.
+        history: what the objective reported, each scalar stacked over the steps, (num_steps,) or (runs, num_steps).
         snapshots: `{step: params}` of the steps that were asked for.
-        seconds: of training, compilation apart.
+        seconds: of training, without compilation.
     """
 
     params: Any
@@ -45,7 +44,7 @@ def train(
     prepare: Callable[..., Any] | None = None,
     snapshots_at: Sequence[float] = (),
 ) -> Trained:
-    """Maximise an objective by `training.fit`, in one compiled program of which 100 calls make the run.
+    """Maximise an objective by `training.fit`, in 100 calls of one compiled program.
 
     Args:
         what: name of the run on the progress bar.
@@ -81,12 +80,14 @@ def train_steps(
 ) -> Trained:
     """`train` with a train step of another kind, such as those of `vaejax.inference`, and its first state."""
     x = jax.tree.map(jnp.asarray, x)
-    chunk = math.ceil(num_steps / CHUNKS)
     batch_size = min(batch_size, len(jax.tree.leaves(x)[0]))
-    fit = jax.jit(lambda *args: training.fit(step, *args[:3], num_steps=chunk, batch_size=batch_size, stop=args[3]))
-    fit = fit.lower(state, key, x, num_steps).compile()
+    chunk = math.ceil(num_steps / CHUNKS)
+
+    def fit(state, key, x, stop):
+        return training.fit(step, state, key, x, num_steps=chunk, batch_size=batch_size, stop=stop)
+
     wanted = {num_steps if part == 1 else chunk * round(part * num_steps / chunk) for part in snapshots_at}
-    return _in_chunks(what, lambda state: fit(state, key, x, num_steps), state, num_steps, wanted)
+    return _trained(what, fit, state, key, x, num_steps, wanted)
 
 
 def train_many(
@@ -100,49 +101,45 @@ def train_many(
     num_steps: int,
     batch_size: int,
 ) -> Trained:
-    """`train` for a population: parameters, keys and data have one more axis, the first, and so does what comes back.
+    """`train` for a population: parameters, keys and data have one more axis, the first, and so does what is returned.
 
-    In the history it is the second. To train on all examples at every step give each run a set of one, `x[:, None]`,
-    with batch_size=1: there is then no order to draw, which for 5,000 examples takes longer than a step.
+    To train on all examples at every step give each run a set of one, `x[:, None]`, with batch_size=1: there is then no
+    order to draw, which for 5,000 examples takes longer than a step.
     """
     step = training.make_train_step(objective, optimizer)
-    state = training.init_state(params, optimizer)._replace(opt_state=jax.vmap(optimizer.init)(params))
-    chunk = math.ceil(num_steps / CHUNKS)
-    axes = training.TrainState(0, 0, None)  # pyright: ignore[reportArgumentType]
+    state = training.TrainState(params, jax.vmap(optimizer.init)(params), jnp.zeros((), jnp.int32))
+    sizes = {"num_steps": math.ceil(num_steps / CHUNKS), "batch_size": batch_size}
 
-    @jax.jit
     def fit(state, keys, x, stop):
-        def one(state, key, x):
-            return training.fit(step, state, key, x, num_steps=chunk, batch_size=batch_size, stop=stop)
+        return training.fit_population(lambda _: step, state, keys, x, data_axis=0, stop=stop, **sizes)
 
-        return jax.vmap(one, (axes, 0, 0), (axes, 1))(state, keys, x)
-
-    fit = fit.lower(state, keys, x, num_steps).compile()
-    return _in_chunks(what, lambda state: fit(state, keys, x, num_steps), state, num_steps, set())
+    return _trained(what, fit, state, keys, x, num_steps)
 
 
-def _in_chunks(
-    what: str, fit: Callable[..., Any], state: training.TrainState, num_steps: int, wanted: set[int]
+def _trained(
+    what: str,
+    fit: Callable[..., tuple[training.TrainState, Any]],
+    state: training.TrainState,
+    key: jax.Array,
+    x: Any,
+    num_steps: int,
+    wanted: Collection[int] = (),
 ) -> Trained:
-    snapshots, histories, seconds = {}, [], 0.0
+    program = jax.jit(fit).lower(state, key, x, num_steps).compile()
+    snapshots, histories, seconds = {step: state.params for step in wanted if step == 0}, [], 0.0
     layout = "{desc:<34} {percentage:3.0f}%|{bar:20}| {n:,}/{total:,} steps, {remaining} left{postfix}"
     with tqdm(total=num_steps, desc=what, bar_format=layout, mininterval=0.5, leave=False) as bar:
-        while True:
-            done = int(state.step)
-            if done in wanted:
-                snapshots[done] = state.params
-            if done >= num_steps:
-                break
-            start = time.perf_counter()
-            state, history = jax.block_until_ready(fit(state))
-            seconds += time.perf_counter() - start
-            histories.append(jax.tree.map(lambda leaf, count=int(state.step) - done: np.asarray(leaf)[:count], history))
-            value = jax.tree.leaves(histories[-1])[0][-1]
+        for chunk in training.run_chunks(lambda state, stop: program(state, key, x, stop), state, num_steps):
+            value = jax.tree.leaves(chunk.history)[0][..., -1]
             if not np.isfinite(value).all():
-                raise ValueError(f"{what}: expected a finite objective; it was {value} at step {int(state.step):,}")
+                raise ValueError(f"{what}: expected a finite objective; got {value} at step {chunk.stop:,}")
+            if chunk.stop in wanted:
+                snapshots[chunk.stop] = chunk.state.params
+            state, seconds = chunk.state, seconds + chunk.seconds
+            histories.append(chunk.history)
             bar.set_postfix_str(f"{value.mean():.3f}")
-            bar.update(int(state.step) - done)
-    history = jax.tree.map(lambda *leaves: np.concatenate(leaves), *histories)
+            bar.update(chunk.stop - chunk.start)
+    history = jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *histories)
     return Trained(state.params, history, snapshots, seconds)
 
 

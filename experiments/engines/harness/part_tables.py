@@ -1,8 +1,10 @@
-"""The table of `pca_to_vae.py`: in Markdown with all notes, and for the terminal without them."""
+"""The table of the parts of a command: in Markdown with all notes, for the terminal without them."""
 
 import math
 from collections.abc import Iterator
 from typing import Any
+
+from engines.harness import tables
 
 HEADER = ("part", "model", "quantity", "measured", "known")
 
@@ -10,8 +12,8 @@ HEADER = ("part", "model", "quantity", "measured", "known")
 def markdown(results: dict[str, Any]) -> str:
     """All rows, part by part, each with its note."""
     lines = [warning(results), ""] if results.get("effort", 1) != 1 else []
-    lines += [line((*HEADER, "note")), line(("---",) * 6)]
-    lines += [line((*cells, row["note"])) for cells, row in zip(table(results), results["rows"], strict=True)]
+    noted = [(*cells, row["note"]) for cells, row in zip(table(results), results["rows"], strict=True)]
+    lines += map(tables.pipe_line, [(*HEADER, "note"), ("---",) * 6, *noted])
     return "\n".join(lines) + "\n"
 
 
@@ -24,11 +26,7 @@ def warning(results: dict[str, Any]) -> str:
 
 def terminal(results: dict[str, Any]) -> str:
     """All rows in columns of fixed width."""
-    rows = [HEADER, *table(results)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return tables.columns([HEADER, *table(results)])
 
 
 def table(results: dict[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -41,11 +39,6 @@ def table(results: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         unit = "" if row["unit"] in ("", "1") else f", {row['unit']}"
         yield part, model, row["quantity"] + unit, measured(row), known
         before = row
-
-
-def line(cells: tuple[str, ...]) -> str:
-    """A line of a table in Markdown."""
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def measured(row: dict[str, Any]) -> str:

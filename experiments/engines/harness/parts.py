@@ -7,11 +7,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from engines.harness import part_tables, run_folder
+from engines.harness import command_line, part_tables, run_folder
 from engines.harness.rows import Result
-
-# What says where things are, or which of the parts are wanted, and not what their numbers are.
-NOT_COMPARED = ("parts", "data_dir", "manual_dir", "download", "runs_dir", "name", "resume")
 
 
 def run(
@@ -31,7 +28,7 @@ def run(
         draw: draws every picture of the parts that are done in a folder.
     """
     folder = run_folder.choose_folder(config.runs_dir, config.name, stem, config.resume)
-    check_same_options(config, folder)
+    run_folder.check_same_options(folder, command_line.compared(config, ("parts",)))
     setting = setting_of(config, folder)
     folder.mkdir(parents=True, exist_ok=config.resume)
     done = [name for name in parts if (folder / f"{name}.json").exists()]
@@ -70,25 +67,3 @@ def gathered(config: Any, parts: dict[str, Any], folder: pathlib.Path) -> dict[s
             rows += [{"part": name, **line} for line in part["rows"]]
             seconds[name] = part["seconds"]
     return {"dataset": config.dataset, "effort": config.effort, "rows": rows, "seconds": seconds}
-
-
-def check_same_options(config: Any, folder: pathlib.Path) -> None:
-    """Refuse to continue with a run under other options than it was started with.
-
-    Raises:
-        ValueError: naming each option and both values.
-    """
-    path = folder / "config.json"
-    if not path.exists():
-        return
-    there, here = json.loads(path.read_text()), json.loads(json.dumps(dataclasses.asdict(config)))
-    others = [
-        f"--{name.replace('_', '-')} was {there.get(name)}, is {value}"
-        for name, value in here.items()
-        if name not in NOT_COMPARED and there.get(name) != value
-    ]
-    if others:
-        raise ValueError(
-            f"expected the options that {folder} was started with; {'; '.join(others)}. Resume it with those of "
-            f"{path}, or start another run under another --name"
-        )

@@ -25,19 +25,22 @@ def save(figures: Mapping[str, plt.Figure], folder: pathlib.Path) -> list[pathli
     return paths
 
 
-def two_dimensions(codes: list[np.ndarray]) -> tuple[list[np.ndarray], tuple[str, str]]:
-    """Codes as they are where they have two dimensions; else along the two principal axes of the last of them.
+def two_dimensions(latents: list[np.ndarray]) -> tuple[list[np.ndarray], tuple[str, str]]:
+    """Latents as they are where they have two dimensions; else along the two principal axes of the last of them.
 
     A single dimension is spread at random along the other axis, so that the points do not hide each other.
     """
-    if codes[-1].shape[1] == 1:
-        spread = np.random.default_rng(0).uniform(-0.5, 0.5, codes[-1].shape) * np.abs(codes[-1]).max()
-        return [np.concatenate([part, spread], axis=1) for part in codes], ("posterior mean of z", "spread at random")
-    if codes[-1].shape[1] == 2:
-        return codes, ("posterior mean of z1", "posterior mean of z2")
-    centre = codes[-1].mean(axis=0)
-    axes = np.linalg.svd(codes[-1] - centre, full_matrices=False)[2][:2]
-    return [(part - centre) @ axes.T for part in codes], ("1st principal axis of codes", "2nd principal axis of codes")
+    if latents[-1].shape[1] == 1:
+        spread = np.random.default_rng(0).uniform(-0.5, 0.5, latents[-1].shape) * np.abs(latents[-1]).max()
+        return [np.concatenate([part, spread], axis=1) for part in latents], ("posterior mean of z", "spread at random")
+    if latents[-1].shape[1] == 2:
+        return latents, ("posterior mean of z1", "posterior mean of z2")
+    centre = latents[-1].mean(axis=0)
+    axes = np.linalg.svd(latents[-1] - centre, full_matrices=False)[2][:2]
+    return [(part - centre) @ axes.T for part in latents], (
+        "1st principal axis of latents",
+        "2nd principal axis of latents",
+    )
 
 
 def scatter(axes: plt.Axes, points: np.ndarray, labels: np.ndarray) -> None:

@@ -46,6 +46,13 @@ def row(
 
 def mean_row(model: str, quantity: str, values: Any, unit: str, **others: Any) -> dict[str, Any]:
     """`row` of the mean of values, one for each example, with its standard error over them."""
+    mean, error = mean_and_error(values)
+    return row(model, quantity, mean, unit, standard_error=error, **others)
+
+
+def mean_and_error(values: Any) -> tuple[Any, Any]:
+    """The mean of numbers over the last axis, and its standard error, which is NaN for a single number."""
     values = np.asarray(values, np.float64)
-    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else None
-    return row(model, quantity, values.mean(), unit, standard_error=error, **others)
+    number = values.shape[-1]
+    mean = values.mean(axis=-1)
+    return mean, values.std(axis=-1, ddof=1) / math.sqrt(number) if number > 1 else np.full_like(mean, math.nan)

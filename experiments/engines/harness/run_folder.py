@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from engines.harness import command_line
+
 
 class GracefulStop:
     """Between `with` and its end, Ctrl-C and SIGTERM only leave a note in `signal`; a second one stops at once."""
@@ -52,6 +54,32 @@ def choose_folder(runs_dir: str, name: str | None, dataset: str, resume: bool) -
     if len(taken) == 1:
         raise ValueError(f"expected a run of {dataset} in {runs} to resume; there is none: check --runs-dir and --name")
     return taken[-2]
+
+
+def check_same_options(folder: pathlib.Path, options: Mapping[str, Any]) -> None:
+    """Refuse to continue with a run under other options than it was started with.
+
+    Args:
+        folder: of the run; one without config.json was killed before it was written, and anything may continue it.
+        options: all that must be the same, such as `command_line.compared` gives.
+
+    Raises:
+        ValueError: naming each option and both values.
+    """
+    path = folder / "config.json"
+    if not path.exists():
+        return
+    there, here = json.loads(path.read_text()), json.loads(json.dumps(options))
+    others = [
+        f"{command_line.flag(name)} was {command_line.spelt(there.get(name))}, is {command_line.spelt(value)}"
+        for name, value in here.items()
+        if there.get(name) != value
+    ]
+    if others:
+        raise ValueError(
+            f"expected the options that {folder} was started with; {'; '.join(others)}. Resume it with those of "
+            f"{path}, or start another run under another --name"
+        )
 
 
 def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +11,6 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from engines.train.config import Config
 from vaejax import devices
 
 
@@ -42,24 +42,30 @@ def join_other_processes() -> None:
         ) from error
 
 
-def chosen_mesh(config: Config, axis: str, number: int) -> jax.sharding.Mesh | None:
-    """The mesh over whose devices `number` of what `axis` names are spread; None for a single device.
+def chosen_mesh(num_devices: int, distributed: bool, axis: str, number: int, options: str) -> jax.sharding.Mesh | None:
+    """The mesh over whose devices examples or runs are spread; None for a single device.
+
+    Args:
+        num_devices: of this process; 1 stands for all devices of all processes where the run is distributed.
+        distributed: whether this is one of several processes.
+        axis: of the mesh, `devices.BATCH` or `devices.RUNS`.
+        number: of what is spread.
+        options: which say that number, in words.
 
     Raises:
-        ValueError: if there are too few devices, or the number does not divide by theirs.
+        ValueError: if there are too few devices, or the number is not divisible by theirs.
     """
-    if config.devices == 1 and not config.distributed:
+    if num_devices == 1 and not distributed:
         return None
     found = jax.devices()
-    wanted = config.devices if config.devices > 1 else len(found)
+    wanted = num_devices if num_devices > 1 else len(found)
     if wanted > len(found):
         raise ValueError(
             f"--devices {wanted}: JAX sees {len(found)}, {found[0].platform}. The cores of a CPU count as so many "
             f"devices under JAX_NUM_CPU_DEVICES={wanted}"
         )
     if number % wanted:
-        what = "--batch-size" if axis == devices.BATCH else "--seeds times the values of --beta and --learning-rate"
-        raise ValueError(f"{what} must be divisible by the {wanted} devices; got {number}")
+        raise ValueError(f"{options} must be divisible by the {wanted} devices; got {number}")
     return devices.make_mesh(axis, found[:wanted])
 
 
@@ -68,13 +74,19 @@ def placed(mesh: jax.sharding.Mesh | None, tree: Any) -> Any:
     return tree if mesh is None else devices.replicate(mesh, tree)
 
 
-def compiled(mesh: jax.sharding.Mesh | None, function: Callable, *arguments: Any) -> Any:
-    """The program of `function` on the mesh; it gives the buffers of its first argument to its first result."""
+def compiled(mesh: jax.sharding.Mesh | None, function: Callable, *arguments: Any) -> tuple[Any, float]:
+    """The program of `function` on the mesh, and the seconds of its compilation.
+
+    The program gives the buffers of its first argument to its first result.
+    """
+    start = time.perf_counter()
     if mesh is None:
-        return jax.jit(function, donate_argnums=0).lower(*arguments).compile()
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    with jax.set_mesh(mesh):
-        return jax.jit(function, donate_argnums=0, out_shardings=everywhere).lower(*arguments).compile()
+        program = jax.jit(function, donate_argnums=0).lower(*arguments).compile()
+    else:
+        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        with jax.set_mesh(mesh):
+            program = jax.jit(function, donate_argnums=0, out_shardings=everywhere).lower(*arguments).compile()
+    return program, time.perf_counter() - start
 
 
 def local(tree: Any) -> Any:

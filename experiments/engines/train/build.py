@@ -2,23 +2,36 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from engines.harness import loading
-from engines.train import measures
-from engines.train.config import Config, is_exact_em
+from engines.train import measures, session
+from engines.train.config import Config
 from vaejax import (
     autoencoders,
-    baselines,
     data,
     distributions,
     estimators,
     inference,
     models,
     objectives,
-    streams,
     training,
 )
+from vaejax.data import streams
+from vaejax.estimators import baselines
+
+
+def build_plan(config: Config) -> session.Plan:
+    """How long the run takes, and what is compared when it is resumed."""
+    return session.Plan(
+        config.num_steps,
+        config.batch_size,
+        config.patience,
+        config.tolerance,
+        config.checkpoint_seconds,
+        config.compared,
+    )
 
 
 def build_model(config: Config, data_shape: tuple[int, ...]) -> models.VAE:
@@ -40,6 +53,37 @@ def build_model(config: Config, data_shape: tuple[int, ...]) -> models.VAE:
     *channels, size = sizes
     options = (likelihood, config.activation, posterior, compute_dtype)
     return models.conv_vae(data_shape, config.latent_dim, channels, size, *options)
+
+
+def build_held_out(config: Config, images: dict[str, data.Dataset], vae: models.VAE, params) -> dict[str, np.ndarray]:
+    """Validation and test images, binarized once with a fixed key, so that numbers of all runs and epochs compare.
+
+    Raises:
+        ValueError: if the binarization or the likelihood cannot take them, with the options that can.
+    """
+    prepare = data.binarization(config.binarization)
+    binarized = {}
+    for i, split in enumerate(("validation", "test")):
+        key = jax.random.fold_in(jax.random.key(loading.EVALUATION_KEY), i)
+        try:
+            binarized[split] = images[split].images if prepare is None else prepare(key, images[split].images)
+            if config.objective != "reconstruction":
+                models.check_data(vae, params, binarized[split])
+            else:  # as a likelihood would not: other errors than its own are defined for grey pixels too
+                p = vae.decode(params, vae.encode(params, binarized[split][:1]).mean)
+                getattr(autoencoders, config.error)(p, jnp.asarray(binarized[split]))
+        except ValueError as error:
+            if config.objective == "reconstruction":
+                raise ValueError(
+                    f"--error {config.error}, --likelihood {config.likelihood} and --binarization "
+                    f"{config.binarization} do not go together on {config.dataset}: {error}"
+                ) from error
+            raise ValueError(
+                f"--binarization {config.binarization} and --likelihood {config.likelihood} do not go with "
+                f"{config.dataset}: take --binarization dynamic or threshold for grey images under a Bernoulli "
+                f"likelihood, and --binarization none --likelihood gaussian for real numbers ({error})"
+            ) from error
+    return binarized
 
 
 def build_init(vae: models.VAE, estimator: estimators.Estimator, data_shape: tuple[int, ...]):
@@ -121,7 +165,7 @@ def build_step(
             prepare=prepare,
         )
         return step, inference.init_lagging(params, optimizer, optimizer), size
-    if is_exact_em(config):
+    if config.is_exact_em:
         # Exact: the whole set at each step, and nothing of the objective's options.
         return inference.make_em_step(vae), training.init_state(params, optax.identity()), num_images
     step = inference.make_variational_em_step(objective, optimizer, optimizer)
@@ -156,8 +200,10 @@ def prepared(step: training.TrainStep, prepare) -> training.TrainStep:
 def build_measure(config: Config, vae: models.VAE) -> measures.Measure:
     """What is reported of the model."""
     if config.objective == "reconstruction":
-        return measures.of_reconstructions(config, vae)
-    measure = measures.of_bounds(config, vae)
+        described = "in squared units of the data" if config.binarization == "none" else "of binarized images"
+        described += "" if config.corruption == "none" else ", inputs without noise"
+        return measures.of_reconstructions(vae, config.error, described)
+    measure = measures.of_bounds(vae, config.eval_samples)
     if config.objective != "optimal_std":
         return measure
 

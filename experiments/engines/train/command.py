@@ -3,7 +3,7 @@
 from engines.harness import spreading
 from engines.train import population
 from engines.train import run as single
-from engines.train.config import Config, is_population
+from engines.train.config import Config
 
 
 def run(config: Config) -> int:
@@ -12,4 +12,4 @@ def run(config: Config) -> int:
     if config.distributed:
         spreading.join_other_processes()
     with spreading.quiet_unless_first():
-        return population.run(config) if is_population(config) else single.run(config)
+        return population.run(config) if config.num_runs > 1 else single.run(config)

@@ -2,12 +2,12 @@
 
 import argparse
 import dataclasses
-import math
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
 from engines.harness import command_line
+from engines.train import rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Config(command_line.BinarizedDataOptions):
     model: Literal["mlp", "conv", "linear"] = "mlp"
     """Networks of encoder and decoder."""
     latent_dim: int = 2
-    """Numbers in one code."""
+    """Numbers in z, the latent variable of one example."""
     hidden_sizes: tuple[int, ...] = ()
     """Hidden units (mlp, by default 200 200), or channels and then dense units (conv, by default 32 64 256)."""
     activation: Literal["tanh", "relu", "gelu", "elu", "softplus", "sigmoid"] = "tanh"
@@ -32,7 +32,7 @@ class Config(command_line.BinarizedDataOptions):
     posterior: Literal["gaussian", "bernoulli", "categorical", "point"] = "gaussian"
     """q(z|x), and with it the prior; bernoulli and categorical have no reparameterization, point is no density."""
     num_categories: int = 10
-    """Of each number in a categorical code."""
+    """Of each number in a categorical z."""
     objective: Literal["elbo", "iwae", "renyi", "free_bits", "info_vae", "optimal_std", "reconstruction"] = "elbo"
     """Evidence lower bound; importance-weighted or Renyi bound (--alpha); with --free-bits, with an MMD term
     (--mmd-weight) or with the best std of a Gaussian likelihood; or an autoencoder's reconstruction."""
@@ -119,44 +119,28 @@ class Config(command_line.BinarizedDataOptions):
     name: str | None = None
     """Folder of this run in runs_dir; by default the dataset's name, with a number if it is taken."""
     resume: bool = False
-    """Go on from the last checkpoint of the run of that name (by default the newest of this dataset)."""
+    """Continue from the last checkpoint of the run of that name (by default the newest of this dataset)."""
+
+    @property
+    def num_runs(self) -> int:
+        """How many runs are asked for."""
+        return self.seeds * len(self.beta) * len(self.learning_rate)
+
+    @property
+    def is_exact_em(self) -> bool:
+        """Whether each step is a round of EM in closed form."""
+        return self.inference == "em" and self.model == "linear" and self.likelihood == "gaussian_shared_std"
+
+    @property
+    def compared(self) -> dict[str, Any]:
+        """The options that decide the numbers, which a checkpoint must share with the run that resumes it."""
+        return command_line.compared(self, NOT_COMPARED)
 
 
 HIDDEN_SIZES = {"mlp": (200, 200), "conv": (32, 64, 256), "linear": ()}
 
-# Options that only one objective looks at.
-OWNED = {"renyi": ("alpha",), "free_bits": ("free_bits",), "info_vae": ("mmd_weight",), "optimal_std": ()}
-
-# Options of gradients, which exact EM does without.
-EXACT_EM_IGNORES = (
-    *(
-        "objective",
-        "estimator",
-        "baseline",
-        "kl",
-        "num_samples",
-        "chunk_size",
-        "beta",
-        "kl_warmup_steps",
-        "kl_cycle_steps",
-    ),
-    *("learning_rate", "learning_rate_schedule", "learning_rate_warmup_steps", "optimizer"),
-)
-
-# What an option says about where things are and not about the numbers that come out.
-NOT_COMPARED = (
-    "group_size",
-    "devices",
-    "distributed",
-    "data_dir",
-    "manual_dir",
-    "download",
-    "eval_samples",
-    "checkpoint_seconds",
-    "runs_dir",
-    "name",
-    "resume",
-)
+# Options that say where and how a run is computed and not what its numbers are, beside `command_line.NOT_COMPARED`.
+NOT_COMPARED = ("group_size", "devices", "distributed", "eval_samples", "checkpoint_seconds")
 
 PRESETS = {
     "digits": Config(),
@@ -204,7 +188,11 @@ PRESETS = {
 
 
 def parse(args: list[str]) -> Config:
-    """The configuration from the command line: a preset's, changed by whatever option is given."""
+    """The configuration from the command line: a preset's, changed by whatever option is given.
+
+    Raises:
+        ValueError: if options do not go together.
+    """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=sorted(PRESETS), default="digits")
     chosen, rest = first.parse_known_args(args)
@@ -213,140 +201,14 @@ def parse(args: list[str]) -> Config:
     config = tyro.cli(Config, description=description, default=PRESETS[chosen.preset], args=rest)
     if not config.hidden_sizes:
         config = dataclasses.replace(config, hidden_sizes=HIDDEN_SIZES[config.model])
-    if config.baseline != "none" and config.estimator != "score_function":
-        raise ValueError(f"--baseline {config.baseline} belongs to --estimator score_function; got {config.estimator}")
-    if config.estimator in ("sticking_the_landing", "doubly_reparameterized"):
-        if config.objective == "elbo" and config.kl != "sampled":
-            raise ValueError(f"--estimator {config.estimator} of the ELBO needs --kl sampled; got {config.kl}")
     if config.objective == "reconstruction" and config.posterior == "gaussian":
         config = dataclasses.replace(config, posterior="point")
-    if (config.objective == "reconstruction") != (config.posterior == "point"):
-        raise ValueError(
-            f"--posterior point belongs to --objective reconstruction, and no other does; got --posterior "
-            f"{config.posterior} and --objective {config.objective}"
-        )
-    if config.objective == "reconstruction":
-        for name in ("estimator", "baseline", "kl", "num_samples", "beta", "kl_warmup_steps", "kl_cycle_steps"):
-            if getattr(config, name) != getattr(Config, name):
-                raise ValueError(f"--{name.replace('_', '-')} does not belong to --objective reconstruction")
-        if config.corruption == "none" and config.corruption_level != Config.corruption_level:
-            raise ValueError("--corruption-level belongs to --corruption gaussian or masking; got none")
-    if config.objective != "reconstruction" and (config.corruption != "none" or config.error != "squared_error"):
-        raise ValueError(f"--error and --corruption belong to --objective reconstruction; got {config.objective}")
-    if config.posterior not in ("gaussian", "point") and config.model == "linear":
-        raise ValueError(f"--model linear has a Gaussian posterior; got --posterior {config.posterior}")
-    if config.num_categories != 10 and config.posterior != "categorical":
-        raise ValueError(f"--num-categories belongs to --posterior categorical; got {config.posterior}")
-    if config.likelihood_std != 1.0 and config.likelihood != "gaussian_fixed_std":
-        raise ValueError(f"--likelihood-std belongs to --likelihood gaussian_fixed_std; got {config.likelihood}")
-    if config.baseline == "leave_one_out" and config.num_samples < 2:
-        raise ValueError(f"--baseline leave_one_out needs --num-samples 2 or more; got {config.num_samples}")
-    if config.num_categories < 2:
-        raise ValueError(f"--num-categories must be at least 2; got {config.num_categories}")
-    if config.distributed and config.devices > 1:
-        raise ValueError("--devices belongs to a run of one process; --distributed takes all devices of all of them")
-    if config.stream and (is_population(config) or config.inference != "amortized"):
-        raise ValueError("--stream belongs to a single run with --inference amortized")
-    if config.chunk_size and config.objective == "reconstruction":
-        raise ValueError("--chunk-size does not belong to --objective reconstruction")
-    if config.precision != "float32" and config.model == "linear":
-        raise ValueError(f"--precision belongs to --model mlp or conv; got {config.model}")
-    for name in (
-        "batch_size",
-        "num_steps",
-        "eval_samples",
-        "latent_dim",
-        "num_samples",
-        "max_encoder_steps",
-        "devices",
-    ):
-        if getattr(config, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1; got {getattr(config, name)}")
-    for owner, options in OWNED.items():
-        for name in options:
-            if config.objective != owner and getattr(config, name) != getattr(Config, name):
-                flag = f"--{name.replace('_', '-')}"
-                raise ValueError(f"{flag} belongs to --objective {owner}; got {config.objective}")
-    for holds, words, names in (
-        (config.objective == "renyi", "--objective renyi", ("beta", "kl_warmup_steps", "kl_cycle_steps", "kl")),
-        (config.objective in ("free_bits", "info_vae"), f"--objective {config.objective}", ("kl",)),
-        (config.objective == "optimal_std", "--objective optimal_std", ("kl", "estimator", "baseline")),
-        (is_exact_em(config), "the exact EM of a linear model", EXACT_EM_IGNORES),
-    ):
-        for name in names if holds else ():
-            if getattr(config, name) != getattr(Config, name):
-                flag = f"--{name.replace('_', '-')}"
-                raise ValueError(f"{flag} has no effect on {words}: leave it out")
-    if config.objective in OWNED and config.estimator == "sticking_the_landing" and config.objective != "renyi":
-        raise ValueError(f"--estimator sticking_the_landing needs a sampled KL; {config.objective} has none")
-    if config.objective == "optimal_std" and config.likelihood != "gaussian_shared_std":
-        raise ValueError(f"--objective optimal_std needs --likelihood gaussian_shared_std; got {config.likelihood}")
-    if config.kl_warmup_steps and config.kl_cycle_steps:
-        raise ValueError("--kl-warmup-steps and --kl-cycle-steps are two schedules of one weight: give one of them")
-    if config.inference != "amortized" and config.objective == "reconstruction":
-        raise ValueError(f"--inference {config.inference} is of a VAE; --objective reconstruction has no q to infer")
-    if config.max_encoder_steps != Config.max_encoder_steps and config.inference != "aggressive":
-        raise ValueError(f"--max-encoder-steps belongs to --inference aggressive; got {config.inference}")
-    for name in (
-        *("patience", "tolerance", "kl_warmup_steps", "kl_cycle_steps", "checkpoint_seconds", "seed", "group_size"),
-        *("chunk_size", "learning_rate_warmup_steps"),
-        *("free_bits", "mmd_weight"),
-    ):
-        if not 0 <= getattr(config, name) < math.inf:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 0; got {getattr(config, name)}")
-    for name in ("num_steps", "kl_warmup_steps", "kl_cycle_steps", "learning_rate_warmup_steps", "seed"):
-        if getattr(config, name) >= 2**31:
-            raise ValueError(f"--{name.replace('_', '-')} must be below 2^31; got {getattr(config, name)}")
-    if config.learning_rate_warmup_steps >= config.num_steps:
-        raise ValueError(
-            f"--learning-rate-warmup-steps must be below --num-steps, {config.num_steps}; got "
-            f"{config.learning_rate_warmup_steps}"
-        )
-    for name, numbers in (("beta", config.beta), ("learning-rate", config.learning_rate)):
-        if not numbers or len(set(numbers)) < len(numbers):
-            given = " ".join(map(str, numbers)) or "none"
-            raise ValueError(f"--{name} must be one or more numbers, each once; got {given}")
-    for number in config.beta:
-        if not 0 <= number < math.inf:
-            raise ValueError(f"--beta must be finite and at least 0; got {number}")
-    for number in config.learning_rate:
-        if not 0 < number < math.inf:
-            raise ValueError(f"--learning-rate must be positive and finite; got {number}")
-    if not 1 <= config.seeds <= 10_000:
-        raise ValueError(f"--seeds must be from 1 to 10,000; got {config.seeds}")
-    if is_population(config):
-        if config.patience:
-            raise ValueError("--patience belongs to a single run; got several, which end together")
-        if config.inference != "amortized":
-            raise ValueError(f"several runs in one program need --inference amortized; got {config.inference}")
-    elif config.group_size:
-        raise ValueError("--group-size belongs to several runs: give --seeds, or several --beta or --learning-rate")
-    if config.model == "conv" and len(config.hidden_sizes) < 2:
-        given = " ".join(map(str, config.hidden_sizes)) or "none"
-        raise ValueError(
-            "--model conv needs the channels of each convolution and then the dense units in --hidden-sizes, such as "
-            f"32 64 256; got {given}"
-        )
+    rules.check(config, Config())
     return config
-
-
-def is_exact_em(config: Config) -> bool:
-    """Whether each step is a round of EM in closed form."""
-    return config.inference == "em" and config.model == "linear" and config.likelihood == "gaussian_shared_std"
-
-
-def is_population(config: Config) -> bool:
-    """Whether several runs are asked for."""
-    return number_of_runs(config) > 1
-
-
-def number_of_runs(config: Config) -> int:
-    """How many runs are asked for."""
-    return config.seeds * len(config.beta) * len(config.learning_rate)
 
 
 def in_words(config: Config) -> str:
     """What is going to be trained."""
     model = "an autoencoder" if config.posterior == "point" else "a VAE"
-    several = f", {number_of_runs(config):,} runs in one program" if is_population(config) else ""
+    several = f", {config.num_runs:,} runs in one program" if config.num_runs > 1 else ""
     return f"{model} on {config.dataset}{several}"

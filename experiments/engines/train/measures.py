@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from engines.harness import rows
 from engines.harness.loading import EVALUATION_KEY
-from engines.train.config import Config
 from vaejax import autoencoders, evaluation, models
 
 
@@ -30,8 +30,13 @@ class Measure(NamedTuple):
     progress: Callable[[dict[str, Any]], str]
 
 
-def of_bounds(config: Config, vae: models.VAE) -> Measure:
-    """ELBO of at most 1,000 validation images, always with the same key; test ELBO, log p(x) and active units."""
+def of_bounds(vae: models.VAE, num_samples: int) -> Measure:
+    """ELBO of at most 1,000 validation images, always with the same key; test ELBO, log p(x) and active units.
+
+    Args:
+        vae: the model.
+        num_samples: K of the test log p(x).
+    """
 
     def validate(params, images: np.ndarray) -> float:
         if not finite(params):  # numpyro would refuse to make the distribution, and not say why
@@ -42,7 +47,7 @@ def of_bounds(config: Config, vae: models.VAE) -> Measure:
     def evaluate(params, images: np.ndarray) -> tuple[dict[str, Any], str]:
         key = jax.random.key(EVALUATION_KEY)
         with tqdm(total=len(images), desc="test log p(x)", unit=" examples", leave=False, disable=None) as bar:
-            report = evaluation.report(vae, params, key, images, config.eval_samples, progress=bar.update)
+            report = evaluation.report(vae, params, key, images, num_samples, progress=bar.update)
         named = evaluation.numbers(report)
         renamed = {
             "test_elbo": named.pop("elbo"),
@@ -55,9 +60,15 @@ def of_bounds(config: Config, vae: models.VAE) -> Measure:
     return Measure("validation_elbo", validate, evaluate, lambda row: f"bound {row['bound']:.2f} nats")
 
 
-def of_reconstructions(config: Config, vae: models.VAE) -> Measure:
-    """Reconstruction errors of clean images, the one that was trained and the squared one."""
-    error = getattr(autoencoders, config.error)
+def of_reconstructions(vae: models.VAE, error_name: str, described: str) -> Measure:
+    """Reconstruction errors of clean images, the one that was trained and the squared one.
+
+    Args:
+        vae: the autoencoder.
+        error_name: of the error that was trained, in `autoencoders`.
+        described: of what images the squared error is, for the report.
+    """
+    error = getattr(autoencoders, error_name)
 
     @jax.jit
     def errors(params, images):
@@ -69,24 +80,22 @@ def of_reconstructions(config: Config, vae: models.VAE) -> Measure:
 
     def evaluate(params, images: np.ndarray) -> tuple[dict[str, Any], str]:
         trained, squared = (np.asarray(values, np.float64) for values in errors(params, images))
+        mean, standard_error = rows.mean_and_error(squared)
         result = {
             "test_error": float(trained.mean()),
-            "test_squared_error": float(squared.mean()),
-            "standard_error": float(squared.std(ddof=1) / math.sqrt(len(squared))),
+            "test_squared_error": float(mean),
+            "standard_error": float(standard_error),
             "num_test_examples": len(squared),
         }
         return result, in_words(result)
 
     def in_words(result: dict[str, Any]) -> str:
-        clean = "of binarized images" if config.binarization != "none" else "in squared units of the data"
-        clean += "" if config.corruption == "none" else ", inputs without noise"
         lines = [
             f"  squared error  {result['test_squared_error']:.4f} ± {result['standard_error']:.4f} per example, "
-            f"summed over it, {clean} (the standard error is over examples)"
+            f"summed over it, {described} (the standard error is over examples)"
         ]
-        if config.error != "squared_error":
-            name = config.error.replace("_", " ")
-            lines.append(f"  {name} {result['test_error']:.3f} nats per example")
+        if error_name != "squared_error":
+            lines.append(f"  {error_name.replace('_', ' ')} {result['test_error']:.3f} nats per example")
         lines.append("  log p(x)       an autoencoder has none")
         return "\n".join(lines)
 

@@ -29,7 +29,7 @@ def title(folder: pathlib.Path) -> str:
     """What was trained, in a few words."""
     config = json.loads((folder / "config.json").read_text())
     kind = "autoencoder" if config["posterior"] == "point" else "VAE"
-    return f"{config['model']} {kind} on {config['dataset']}, {config['latent_dim']}-dimensional code"
+    return f"{config['model']} {kind} on {config['dataset']}, {config['latent_dim']}-dimensional latent space"
 
 
 def learning_curve(folder: pathlib.Path) -> plt.Figure:
@@ -72,17 +72,17 @@ def reconstruction_curve(rows: list[dict], folder: pathlib.Path) -> plt.Figure:
 
 
 def training_strip(folder: pathlib.Path) -> plt.Figure:
-    """Above, the codes of test examples coloured by label; below, samples from the prior; a column for each step."""
+    """Above, the latents of test examples coloured by label; below, samples from the prior; a column for each step."""
     snapshots = [dict(np.load(path)) for path in sorted((folder / "snapshots").glob("step_*.npz"))]
-    codes, axis_names = two_dimensions([snapshot["codes"] for snapshot in snapshots])
+    latents, axis_names = two_dimensions([snapshot["codes"] for snapshot in snapshots])
     last = snapshots[-1]["samples"]
     is_image = last.ndim > 2
     columns = len(snapshots)
     figure, axes = plt.subplots(2, columns, figsize=(2.3 * columns, 4.8), squeeze=False, layout="constrained")
-    extent = np.quantile(np.abs(np.concatenate(codes)), 0.995) * 1.1
+    extent = np.quantile(np.abs(np.concatenate(latents)), 0.995) * 1.1
     if not is_image:  # those of an untrained model may be anywhere
         limits = [(x.min() - np.ptp(x) / 4 - 1e-6, x.max() + np.ptp(x) / 4 + 1e-6) for x in plane(last).T]
-    for column, (snapshot, points) in enumerate(zip(snapshots, codes, strict=True)):
+    for column, (snapshot, points) in enumerate(zip(snapshots, latents, strict=True)):
         top, bottom = axes[:, column]
         scatter(top, points, snapshot["labels"])
         top.set(xlim=(-extent, extent), ylim=(-extent, extent), title=f"step {int(snapshot['step']):,}", aspect="equal")
@@ -101,15 +101,15 @@ def training_strip(folder: pathlib.Path) -> plt.Figure:
         names = np.unique(labels)[:10]
         handles = [plt.Line2D([], [], marker="o", linestyle="", color=COLOURS(i % 10), label=str(i)) for i in names]
         figure.legend(handles=handles, title="label", loc="outside right upper")
-    figure.suptitle(f"{title(folder)}: codes of test examples, and samples, during training")
+    figure.suptitle(f"{title(folder)}: latents of test examples, and samples, during training")
     return figure
 
 
 def reconstructions(arrays, folder: pathlib.Path) -> plt.Figure:
-    """Test examples, what the model saw of them, and what the decoder makes of their codes."""
+    """Test examples, what the model saw of them, and what the decoder makes of their latents."""
     originals, decoded = arrays["originals"], arrays["reconstructions"]
     if originals.ndim == 2:
-        return beside(originals, decoded, "test examples", "mean of p(x | z) at their codes", folder)
+        return beside(originals, decoded, "test examples", "mean of p(x | z) at their latents", folder)
     seen = arrays["binarized"]
     rows = {"test image": originals, "reconstruction": decoded}
     if not np.array_equal(seen, originals):
@@ -124,7 +124,7 @@ def reconstructions(arrays, folder: pathlib.Path) -> plt.Figure:
 
 
 def samples(arrays, folder: pathlib.Path) -> plt.Figure:
-    """What the model makes of codes from the prior, beside test examples."""
+    """What the model makes of latents from the prior, beside test examples."""
     originals, drawn = arrays["originals"], arrays["samples"]
     if originals.ndim == 2:
         return beside(originals, drawn, "test examples", "samples: z from the prior, x from p(x | z)", folder)

@@ -3,17 +3,17 @@
 import itertools
 import math
 import pathlib
-import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from engines.harness import loading, run_folder, spreading
+from engines.harness import command_line, loading, rows, run_folder, spreading, tables
 from engines.train import build, measures, population_pictures, session
 from engines.train.config import Config
-from vaejax import data, devices, evaluation, models, training
+from vaejax import data, devices, estimators, evaluation, models, training
 
 MEMORY = 2**30  # bytes that the states and the work of a group may take
 
@@ -35,111 +35,117 @@ class Member(NamedTuple):
     seed: int
 
 
-class NoViewer:
-    """In the place of a `snapshots.Viewer`: of many models nobody looks at each."""
-
-    def snapshot(self, state: training.TrainState) -> None:
-        """Keep nothing."""
-
-
 def run(config: Config) -> int:
     """Train, evaluate and report. Returns the exit code: 0, or 128 + the signal that stopped it."""
     folder = run_folder.choose_folder(config.runs_dir, config.name, config.dataset, config.resume)
-    mesh = spreading.chosen_mesh(config, devices.RUNS, len(members_of(config)))
-    images = {split: loading.load(config, split) for split in ("train", "validation", "test")}
-    vae = build.build_model(config, images["train"].images.shape[1:])
+    members = members_of(config.beta, config.learning_rate, range(config.seed, config.seed + config.seeds))
+    options = "--seeds times the values of --beta and --learning-rate"
+    mesh = spreading.chosen_mesh(config.devices, config.distributed, devices.RUNS, len(members), options)
+    images = {split: loading.load(config.dataset, split, config.where) for split in ("train", "validation", "test")}
+    data_shape = images["test"].images.shape[1:]
+    vae = build.build_model(config, data_shape)
     print(f"{config.dataset}: {', '.join(f'{len(part.images):,} {split}' for split, part in images.items())} examples")
-    members = members_of(config)
 
     # The same keys as in a run by itself.
     seeds = jnp.array([member.seed for member in members])
     init_keys, keys = jax.vmap(lambda seed: tuple(jax.random.split(jax.random.key(seed))))(seeds)
     estimator = build.build_estimator(config)
-    init = build.build_init(vae, estimator, images["test"].images.shape[1:])
+    init = build.build_init(vae, estimator, data_shape)
     optimizer = build.build_optimizer(config, config.learning_rate[0], estimator)
     states = training.init_population(init, optimizer, init_keys)
     first = member_of(states.params, 0)
-    held_out = session.binarized_once(config, images, vae, first)
-    states, metrics = session.resumed(config, folder, spreading.placed(mesh, states))
+    held_out = build.build_held_out(config, images, vae, first)
+    plan = build.build_plan(config)
+    states, metrics = session.resumed(folder, spreading.placed(mesh, states), plan.compared, config.resume)
     train_images = spreading.placed(mesh, jnp.asarray(images["train"].images))
-    group = config.group_size or chosen_group_size(config, first, len(members))
-    fit, compile_seconds = compiled(config, mesh, vae, estimator, states, keys, members, train_images, group)
+    group = config.group_size or chosen_group_size(
+        first,
+        len(members),
+        config.batch_size * config.num_samples,
+        config.hidden_sizes,
+        is_convolutional=config.model == "conv",
+    )
+    make_step = steps_of(config, vae, estimator)
+    fit, compile_seconds = compiled(mesh, make_step, states, keys, train_images, members, plan, group)
 
-    session.begin(config, folder, metrics)
+    session.begin(folder, vars(config), metrics, config.resume)
     sides = "side by side" if group >= len(members) else f"{group} at a time" if group > 1 else "one after another"
     print(f"compiled in {compile_seconds:.1f} s; {len(members)} runs {sides}; leaves everything in {folder}")
     measure = measure_of(config, vae, group)
-    states, metrics, stopped_by = session.train_until_done(
-        config, folder, states, metrics, fit, keys, train_images, measure, held_out["validation"], NoViewer()
-    )
+    states, stopped_by = session.train_until_done(plan, folder, states, metrics, fit, measure, held_out["validation"])
     if stopped_by is not None:
-        return session.stopped(config, folder, states, stopped_by)
-
+        options = command_line.to_resume(config, folder.name)
+        return session.stopped(folder, int(states.step), stopped_by, options)
     if not spreading.is_first():
         return 0
+
     states = spreading.local(states)
-    results = evaluated(config, vae, states, members, held_out["test"])
-    seconds = metrics[-1]["seconds"]
-    totals = {
-        "train_seconds": seconds,
-        "compile_seconds": compile_seconds,
-        "examples_per_second": len(members) * int(states.step) * config.batch_size / seconds,
-        "num_steps": int(states.step),
+    results = evaluated(build.build_measure(config, vae), states, members, held_out["test"])
+    totals = session.times(metrics, compile_seconds, plan.batch_size, len(members)) | {
         "group_size": group,
         "dataset": config.dataset,
         "test_images": images["test"].description,
     }
-    summary = summarized(config, results)
+    summary = summarized(results)
     run_folder.write_json(folder / "result.json", {"runs": results, "groups": summary, **totals})
     drawn = population_pictures.draw(folder)
-    print(in_words(summary, totals, config, folder, drawn))
+    print(in_words(summary, totals, folder, drawn))
     return 0
 
 
-def members_of(config: Config) -> list[Member]:
+def members_of(betas: Sequence[float], learning_rates: Sequence[float], seeds: Sequence[int]) -> list[Member]:
     """Every run of the grid, the seeds of one kind beside each other."""
-    seeds = range(config.seed, config.seed + config.seeds)
-    return [Member(*numbers) for numbers in itertools.product(config.beta, config.learning_rate, seeds)]
+    return [Member(*numbers) for numbers in itertools.product(betas, learning_rates, seeds)]
 
 
-def chosen_group_size(config: Config, params: Any, number: int) -> int:
-    """How many runs go side by side: as many as the memory holds, but one where one alone fills the cores."""
+def chosen_group_size(
+    params: Any, number: int, num_latents: int, hidden_sizes: Sequence[int], *, is_convolutional: bool
+) -> int:
+    """How many runs go side by side: as many as the memory holds, but one where one alone fills the cores.
+
+    Args:
+        params: of one run.
+        number: of runs.
+        num_latents: that one step of a run decodes.
+        hidden_sizes: of its networks.
+        is_convolutional: whether they are.
+    """
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    # Forward and backward, each weight once for each code: exact for dense layers, too little for convolutions.
-    multiplications = 3 * size * config.batch_size * config.num_samples
-    if jax.default_backend() == "cpu" and (multiplications > LARGE_STEP or config.model == "conv"):
+    # Forward and backward, each weight once for each latent: exact for dense layers, too little for convolutions.
+    multiplications = 3 * size * num_latents
+    if jax.default_backend() == "cpu" and (multiplications > LARGE_STEP or is_convolutional):
         return 1
-    units = max(max(leaf.shape, default=0) for leaf in jax.tree.leaves(params)) + sum(config.hidden_sizes)
-    work = 4 * 4 * size + 4 * 10 * config.batch_size * config.num_samples * units
+    units = max(max(leaf.shape, default=0) for leaf in jax.tree.leaves(params)) + sum(hidden_sizes)
+    work = 4 * 4 * size + 4 * 10 * num_latents * units
     return max(1, min(number, MEMORY // work))
 
 
-def compiled(config, mesh, vae: models.VAE, estimator, states, keys, members: list[Member], images, group: int):
-    """The program that takes the steps of all runs from one report to the next, and the seconds of its compilation."""
+def steps_of(config: Config, vae: models.VAE, estimator: estimators.Estimator) -> Callable[[Any], training.TrainStep]:
+    """What `training.fit_population` takes: `{"beta": ..., "learning_rate": ...} -> step` of one run."""
     prepare = data.binarization(config.binarization)
-    numbers = {name: jnp.array([getattr(member, name) for member in members]) for name in ("beta", "learning_rate")}
 
-    def make_step(numbers) -> training.TrainStep:
+    def make_step(numbers):
         objective = build.build_objective(config, vae, estimator, numbers["beta"])
         optimizer = build.build_optimizer(config, numbers["learning_rate"], estimator)
         return training.make_train_step(objective, optimizer, prepare)
 
-    def chunk(states, keys, images, stop):
-        return training.fit_population(
-            make_step,
-            states,
-            keys,
-            images,
-            numbers,
-            num_steps=session.chunk_size(config),
-            batch_size=config.batch_size,
-            group_size=group,
-            stop=stop,
-        )
+    return make_step
 
-    start = time.perf_counter()
-    fit = spreading.compiled(mesh, chunk, states, keys, images, config.num_steps)
-    return fit, time.perf_counter() - start
+
+def compiled(mesh, make_step, states, keys, images, members: list[Member], plan: session.Plan, group_size: int):
+    """What `training.run_chunks` takes, compiled: the steps of all runs to the next report. And its seconds."""
+    numbers = {name: jnp.array([getattr(member, name) for member in members]) for name in ("beta", "learning_rate")}
+    sizes = {
+        "num_steps": session.chunk_size(plan.num_steps),
+        "batch_size": plan.batch_size,
+        "group_size": group_size,
+    }
+
+    def chunk(states, keys, images, stop):
+        return training.fit_population(make_step, states, keys, images, numbers, stop=stop, **sizes)
+
+    program, seconds = spreading.compiled(mesh, chunk, states, keys, images, plan.num_steps)
+    return lambda states, stop: program(states, keys, images, stop), seconds
 
 
 def measure_of(config: Config, vae: models.VAE, group: int) -> measures.Measure:
@@ -178,9 +184,8 @@ def member_of(params: Any, number: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[number], params)
 
 
-def evaluated(config: Config, vae: models.VAE, states, members: list[Member], test) -> list[dict[str, Any]]:
+def evaluated(measure: measures.Measure, states, members: list[Member], test) -> list[dict[str, Any]]:
     """The numbers of each run on test images; of one that diverged only that it did."""
-    measure = build.build_measure(config, vae)
     results = []
     for i, member in enumerate(members):
         params = member_of(states.params, i)
@@ -189,19 +194,17 @@ def evaluated(config: Config, vae: models.VAE, states, members: list[Member], te
     return results
 
 
-def summarized(config: Config, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def summarized(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each weight and rate the mean of every number over its seeds, and its standard error."""
     summary = []
-    for beta, rate in itertools.product(config.beta, config.learning_rate):
+    for beta, rate in dict.fromkeys((run["beta"], run["learning_rate"]) for run in results):
         mine = [run for run in results if (run["beta"], run["learning_rate"]) == (beta, rate)]
         whole = [run for run in mine if not run.get("diverged")]
         group = {"beta": beta, "learning_rate": rate, "runs": len(mine), "diverged": len(mine) - len(whole)}
         for name, value in (whole[0] if whole else {}).items():
             if isinstance(value, (int, float)) and name not in Member._fields:
-                values = np.array([run[name] for run in whole], np.float64)
-                error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-                group[name] = float(values.mean())
-                group[f"{name}_error_over_seeds"] = float(error)
+                mean, error = rows.mean_and_error([run[name] for run in whole])
+                group |= {name: float(mean), f"{name}_error_over_seeds": float(error)}
         summary.append(group)
     return summary
 
@@ -216,11 +219,12 @@ COLUMNS = {
 }
 
 
-def in_words(summary, totals, config: Config, folder: pathlib.Path, drawn: list[pathlib.Path]) -> str:
+def in_words(
+    summary: list[dict[str, Any]], totals: dict[str, Any], folder: pathlib.Path, drawn: list[pathlib.Path]
+) -> str:
     """The report's last lines: a table with a line for each weight and rate."""
     shown = [name for name in COLUMNS if any(name in group for group in summary)]
-    heads = ["beta", "learning rate", "runs", *(COLUMNS[name][0] for name in shown)]
-    lines = [heads]
+    lines = [["beta", "learning rate", "runs", *(COLUMNS[name][0] for name in shown)]]
     for group in summary:
         lost = f" ({group['diverged']} diverged)" if group["diverged"] else ""
         cells = [f"{group['beta']:g}", f"{group['learning_rate']:g}", f"{group['runs']}{lost}"]
@@ -230,14 +234,8 @@ def in_words(summary, totals, config: Config, folder: pathlib.Path, drawn: list[
             known = f" ± {error:.{places}f}" if math.isfinite(error) else ""
             cells.append(f"{group[name]:.{places}f}{known}" if name in group else "-")
         lines.append(cells)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
-    table = "\n".join(
-        "  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
-    )
     return f"""
-{config.dataset}: means over seeds with their standard errors, in nats per test example
-{table}
-  training       {sum(group["runs"] for group in summary)} runs of {totals["num_steps"]:,} steps in \
-{totals["train_seconds"]:.1f} s, compilation apart ({totals["compile_seconds"]:.1f} s); \
-{totals["examples_per_second"]:,.0f} examples a second
+{totals["dataset"]}: means over seeds with their standard errors, in nats per test example
+{tables.columns(lines, indent="  ")}
+  training       {sum(group["runs"] for group in summary)} runs of {session.times_in_words(totals)}
 The numbers of each run are in {folder}/result.json, the pictures in {folder}: {", ".join(p.name for p in drawn)}"""

@@ -7,7 +7,7 @@ import pathlib
 import matplotlib.pyplot as plt
 import numpy as np
 
-from engines.harness import run_folder
+from engines.harness import rows, run_folder
 from engines.harness.pictures import STYLE, save
 from engines.train import pictures
 
@@ -28,26 +28,25 @@ def draw(folder: pathlib.Path) -> list[pathlib.Path]:
 
 def learning_curve(folder: pathlib.Path) -> plt.Figure:
     """For each weight and rate the mean over its seeds against steps, with one standard error on either side."""
-    rows = run_folder.read_metrics(folder)
+    reports = run_folder.read_metrics(folder)
     result = json.loads((folder / "result.json").read_text())
     kinds = [(group["beta"], group["learning_rate"]) for group in result["groups"]]
     mine = np.array([kinds.index((run["beta"], run["learning_rate"])) for run in result["runs"]])
-    steps = [row["step"] for row in rows]
-    panels = [panel for panel in PANELS if panel[0] in rows[0]]
+    steps = [row["step"] for row in reports]
+    panels = [panel for panel in PANELS if panel[0] in reports[0]]
     figure, axes = plt.subplots(1, len(panels), figsize=(3.7 * len(panels), 3.2), layout="constrained", squeeze=False)
     for axis, (name, sign, title) in zip(axes[0], panels, strict=True):
-        values = sign * np.array([row[name] for row in rows], np.float64)  # (reports, runs)
+        values = sign * np.array([row[name] for row in reports], np.float64)  # (reports, runs)
         values[~np.isfinite(values)] = math.nan  # of a run that diverged
         for kind, (beta, rate) in enumerate(kinds):
             of_kind = values[:, mine == kind]
-            mean, number = of_kind.mean(axis=1), of_kind.shape[1]
+            mean, error = rows.mean_and_error(of_kind)
             axis.plot(steps, mean, color=f"C{kind % 10}", label=label(beta, rate, kinds))
-            if number > 1:
-                error = of_kind.std(axis=1, ddof=1) / math.sqrt(number)
+            if of_kind.shape[1] > 1:
                 axis.fill_between(steps, mean - error, mean + error, color=f"C{kind % 10}", alpha=0.25, linewidth=0)
         axis.set(xlabel="step", ylabel="nats per example", title=title)
         # The first reports, of untrained models, would flatten all the rest.
-        shown = values[len(rows) // 20 :]
+        shown = values[len(reports) // 20 :]
         shown = shown[np.isfinite(shown)]
         margin = 0.05 * np.ptp(shown) + 1e-3
         axis.set_ylim(shown.min() - margin, shown.max() + margin)

@@ -1,94 +1,75 @@
 """What a single run and several runs share: how they begin, resume, report, save and stop."""
 
-import dataclasses
-import json
 import math
 import pathlib
 import shlex
 import signal
 import time
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from engines.harness import loading, run_folder, spreading
-from engines.train.config import NOT_COMPARED, Config
-from vaejax import autoencoders, checkpoints, data, devices, models, training
+from engines.harness import run_folder, spreading
+from engines.train.measures import Measure
+from vaejax import devices, training
+from vaejax.training import checkpoints
 
 NUM_REPORTS = 100
 
 SNAPSHOTS_AT = (0, 1, 3, 10, 30)  # reports, of 100; and the last
 
 
-def begin(config: Config, folder: pathlib.Path, metrics: list[dict[str, Any]]) -> None:
+class Plan(NamedTuple):
+    """How long a run takes, and what is compared when it is resumed.
+
+    Attributes:
+        num_steps: steps at the most.
+        batch_size: examples in a batch.
+        patience: reports after which a run stops that has not become better; 0: it never does.
+        tolerance: by which it has to become better, in nats per example.
+        checkpoint_seconds: a checkpoint is saved at the first report after so long.
+        compared: the options that a checkpoint must share with the run that resumes it.
+    """
+
+    num_steps: int
+    batch_size: int
+    patience: int
+    tolerance: float
+    checkpoint_seconds: float
+    compared: dict[str, Any]
+
+
+class Viewer(Protocol):
+    """What looks at the model in the course of a run."""
+
+    def snapshot(self, state: training.TrainState) -> None:
+        """Look at the model of this step."""
+
+
+def begin(folder: pathlib.Path, options: Mapping[str, Any], metrics: list[dict[str, Any]], resume: bool) -> None:
     """Make the run's folder, with its options and the metrics of what is resumed."""
     devices.meet("every process has chosen the folder")
     if spreading.is_first():
-        folder.mkdir(parents=True, exist_ok=config.resume)
+        folder.mkdir(parents=True, exist_ok=resume)
         run_folder.rewrite_metrics(folder, metrics)
-        run_folder.write_json(folder / "config.json", dataclasses.asdict(config))
-
-
-def stopped(config: Config, folder: pathlib.Path, state: training.TrainState, number: int) -> int:
-    """Say by which signal, and how to continue. Returns the exit code."""
-    name = signal.Signals(number).name
-    print(f"\nstopped by {name} at step {int(state.step):,}; checkpoint in {folder}/checkpoints")
-    print(f"continue with: python experiments/train.py {resume_options(config, folder)}")
-    return 128 + number
-
-
-def binarized_once(config: Config, images: dict[str, data.Dataset], vae, params) -> dict[str, np.ndarray]:
-    """Validation and test images, binarized once with a fixed key, so that numbers of all runs and epochs compare.
-
-    Raises:
-        ValueError: if the binarization or the likelihood cannot take them, with the options that can.
-    """
-    prepare = data.binarization(config.binarization)
-    binarized = {}
-    for i, split in enumerate(("validation", "test")):
-        key = jax.random.fold_in(jax.random.key(loading.EVALUATION_KEY), i)
-        try:
-            binarized[split] = images[split].images if prepare is None else prepare(key, images[split].images)
-            if config.objective != "reconstruction":
-                models.check_data(vae, params, binarized[split])
-            else:  # as a likelihood would not: other errors than its own are defined for grey pixels too
-                p = vae.decode(params, vae.encode(params, binarized[split][:1]).mean)
-                getattr(autoencoders, config.error)(p, jnp.asarray(binarized[split]))
-        except ValueError as error:
-            if config.objective == "reconstruction":
-                raise ValueError(
-                    f"--error {config.error}, --likelihood {config.likelihood} and --binarization "
-                    f"{config.binarization} do not go together on {config.dataset}: {error}"
-                ) from error
-            raise ValueError(
-                f"--binarization {config.binarization} and --likelihood {config.likelihood} do not go with "
-                f"{config.dataset}: take --binarization dynamic or threshold for grey images under a Bernoulli "
-                f"likelihood, and --binarization none --likelihood gaussian for real numbers ({error})"
-            ) from error
-    return binarized
-
-
-def compared(config: Config) -> dict[str, Any]:
-    """The options that decide the numbers, which a checkpoint must share with the run that resumes it."""
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in NOT_COMPARED}
+        run_folder.write_json(folder / "config.json", options)
 
 
 def resumed(
-    config: Config, folder: pathlib.Path, state: training.TrainState
+    folder: pathlib.Path, state: training.TrainState, compared: dict[str, Any], resume: bool
 ) -> tuple[training.TrainState, list[dict[str, Any]]]:
     """The state and metrics to continue from: the last checkpoint's, or the first ones. Changes nothing in the folder.
 
     Raises:
         ValueError: if the run was started with other options, or its checkpoint or metrics are not as it left them.
     """
-    if not config.resume:
+    if not resume:
         return state, []
-    check_same_options(config, folder)
+    run_folder.check_same_options(folder, compared)
     if checkpoints.steps(folder / "checkpoints"):
-        state = checkpoints.restore(folder / "checkpoints", state, config=compared(config))
+        state = checkpoints.restore(folder / "checkpoints", state, config=compared)
         print(f"resumed {folder} at step {int(state.step):,}")
     else:
         print(f"{folder} holds no checkpoint yet: starting at step 0")
@@ -102,116 +83,152 @@ def resumed(
     return state, metrics
 
 
-def check_same_options(config: Config, folder: pathlib.Path) -> None:
-    """Refuse to continue with a run under other options than it was started with, also before its first checkpoint.
+def stopped(folder: pathlib.Path, step: int, number: int, options: list[str]) -> int:
+    """Say by which signal, and how to continue.
+
+    Args:
+        folder: of the run.
+        step: at which it was stopped.
+        number: of the signal.
+        options: that resume it, as words of its command line.
+
+    Returns:
+        The exit code.
+    """
+    print(f"\nstopped by {signal.Signals(number).name} at step {step:,}; checkpoint in {folder}/checkpoints")
+    print(f"continue with: python experiments/train.py {shlex.join(options)}")
+    return 128 + number
+
+
+def chunk_size(num_steps: int) -> int:
+    """Steps from one report to the next."""
+    return min(1000, math.ceil(num_steps / NUM_REPORTS))
+
+
+def train_until_done(
+    plan: Plan,
+    folder: pathlib.Path,
+    state: training.TrainState,
+    metrics: list[dict[str, Any]],
+    fit: Callable[[training.TrainState, int], tuple[training.TrainState, Any]],
+    measure: Measure,
+    validation: Any,
+    viewer: Viewer | None = None,
+) -> tuple[training.TrainState, int | None]:
+    """Train in chunks; after each a line of `metrics`, and at times a checkpoint and a snapshot.
+
+    Args:
+        plan: of the run.
+        folder: of the run.
+        state: where to start.
+        metrics: the lines that are there already; new ones are added to the list, and to the run's file.
+        fit: as `training.run_chunks` takes it.
+        measure: of the model on validation images.
+        validation: the images.
+        viewer: takes the snapshots.
+
+    Returns:
+        The state, of which a checkpoint is saved, and the signal that stopped the run, or None.
 
     Raises:
-        ValueError: naming each option and both values.
+        ValueError: if the bound was not finite.
     """
-    path = folder / "config.json"
-    if not path.exists():  # killed before it was written
-        return
-    there, here = json.loads(path.read_text()), json.loads(json.dumps(compared(config)))
-    others = [
-        f"--{name.replace('_', '-')} was {spelt(there.get(name))}, is {spelt(value)}"
-        for name, value in here.items()
-        if there.get(name) != value
-    ]
-    if others:
-        raise ValueError(
-            f"expected the options that {folder} was started with; {'; '.join(others)}. Resume it with those of "
-            f"{path}, or start another run under another --name"
-        )
-
-
-def spelt(value: Any) -> str:
-    """An option's value as on the command line."""
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def resume_options(config: Config, folder: pathlib.Path) -> str:
-    """The command-line options that resume a run: its own ones that are not the defaults."""
-    options = ["--resume", "--name", config.name or folder.name]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if value != field.default and field.name not in ("resume", "name"):
-            words = [str(part) for part in value] if isinstance(value, tuple) else [str(value)]
-            flag = "--" + field.name.replace("_", "-")
-            options += [flag] if value is True else [flag, *words]
-    return shlex.join(options)
-
-
-def chunk_size(config: Config) -> int:
-    """Steps from one report to the next."""
-    return min(1000, math.ceil(config.num_steps / NUM_REPORTS))
-
-
-def train_until_done(config, folder, state, metrics, fit, key, images, measure, validation, viewer):
-    """Chunks of one compiled program; between them, reports, checkpoints, snapshots and the wish to stop."""
-    chunk = chunk_size(config)
+    chunk = chunk_size(plan.num_steps)
     last_checkpoint = time.perf_counter()
-    seconds = metrics[-1]["seconds"] if metrics else 0.0
-    with run_folder.GracefulStop() as stop, progress_bar(config, int(state.step)) as bar:
-        while int(state.step) < config.num_steps and stop.signal is None:
-            if converged(config, [row[measure.name] for row in metrics]):
-                break
-            before = int(state.step)
-            if before // chunk in SNAPSHOTS_AT and spreading.is_first():
-                viewer.snapshot(spreading.local(state))
-            start = time.perf_counter()
-            state, history = jax.block_until_ready(fit(state, key, images, config.num_steps))
-            seconds += time.perf_counter() - start
-            after = int(state.step)
+
+    def is_converged() -> bool:
+        return converged([row[measure.name] for row in metrics], plan.patience, plan.tolerance)
+
+    def show() -> None:
+        step = int(state.step)
+        if viewer is not None and step < plan.num_steps and step // chunk in SNAPSHOTS_AT and spreading.is_first():
+            viewer.snapshot(spreading.local(state))
+
+    with run_folder.GracefulStop() as stop, progress_bar(plan.num_steps, int(state.step)) as bar:
+        show()
+        remaining = training.run_chunks(fit, state, plan.num_steps, chunk_steps=chunk)
+        for taken in () if is_converged() else remaining:
+            state = taken.state
             validated = {measure.name: measure.validate(spreading.local(state.params), validation)}
-            row = report(history, validated, before, after, seconds, config, folder)
+            seconds = taken.seconds + (metrics[-1]["seconds"] if metrics else 0.0)
+            metrics.append(report(taken, validated, seconds, plan.batch_size, folder / "checkpoints"))
             if spreading.is_first():
-                run_folder.append_metrics(folder, row)
-            metrics.append(row)
-            bar.set_postfix_str(f"{measure.progress(row)}, {row['examples_per_second']:,.0f} examples/s")
-            bar.update(after - before)
-            due = time.perf_counter() - last_checkpoint >= config.checkpoint_seconds
-            if spreading.agreed(int(due)):
-                checkpoints.save(folder / "checkpoints", state, config=compared(config))
+                run_folder.append_metrics(folder, metrics[-1])
+            speed = f"{metrics[-1]['examples_per_second']:,.0f} examples/s"
+            bar.set_postfix_str(f"{measure.progress(metrics[-1])}, {speed}")
+            bar.update(taken.stop - taken.start)
+            if spreading.agreed(int(time.perf_counter() - last_checkpoint >= plan.checkpoint_seconds)):
+                checkpoints.save(folder / "checkpoints", state, config=plan.compared)
                 last_checkpoint = time.perf_counter()
             stop.signal = spreading.agreed(stop.signal)
-        checkpoints.save(folder / "checkpoints", state, config=compared(config))
-    return state, metrics, stop.signal
+            if stop.signal is not None or is_converged():
+                break
+            show()
+        checkpoints.save(folder / "checkpoints", state, config=plan.compared)
+    return state, stop.signal
 
 
-def progress_bar(config: Config, done: int) -> tqdm:
+def times(metrics: list[dict[str, Any]], compile_seconds: float, batch_size: int, num_runs: int = 1) -> dict[str, Any]:
+    """What result.json says of the steps and their speed."""
+    num_steps, seconds = metrics[-1]["step"], metrics[-1]["seconds"]
+    return {
+        "train_seconds": seconds,
+        "compile_seconds": compile_seconds,
+        "examples_per_second": num_runs * num_steps * batch_size / seconds,
+        "num_steps": num_steps,
+    }
+
+
+def times_in_words(times: Mapping[str, Any]) -> str:
+    """The same for the report."""
+    return (
+        f"{times['num_steps']:,} steps in {times['train_seconds']:.1f} s, compilation apart "
+        f"({times['compile_seconds']:.1f} s); {times['examples_per_second']:,.0f} examples a second"
+    )
+
+
+def progress_bar(num_steps: int, done: int) -> tqdm:
     """Steps done, the bound and the speed."""
     layout = "training {percentage:3.0f}%|{bar:30}| {n:,}/{total:,} steps, {remaining} left{postfix}"
-    return tqdm(total=config.num_steps, initial=done, bar_format=layout, mininterval=0.2)
+    return tqdm(total=num_steps, initial=done, bar_format=layout, mininterval=0.2)
 
 
-def report(history, validated, before: int, after: int, seconds, config: Config, folder) -> dict[str, Any]:
-    """One line of metrics.jsonl: means over the steps since the last one, and what was `validated` after them.
+def report(
+    taken: training.Chunk, validated: Mapping[str, Any], seconds: float, batch_size: int, saved: pathlib.Path
+) -> dict[str, Any]:
+    """One line of metrics.jsonl: means over the steps since the last one, and what was validated after them.
+
+    Args:
+        taken: the steps.
+        validated: numbers on validation images after them, of several runs an array with one for each.
+        seconds: of training so far.
+        batch_size: examples in a step of one run.
+        saved: the folder of checkpoints, for the message.
 
     Raises:
-        ValueError: if the bound was not finite at some step, or is not on validation images after the last of them.
+        ValueError: if in no run the bound was finite at all steps and on validation images after them.
     """
-    count = after - before
-    values = np.stack(list(validated.values()), axis=-1)  # of a population, with an axis for its runs in front
-    bounds = np.concatenate([np.asarray(history.bound)[..., :count], values], axis=-1)
+    values = np.stack(list(validated.values()), axis=-1)
+    bounds = np.concatenate([taken.history.bound, values], axis=-1)
     num_runs = bounds.size // bounds.shape[-1]
     if not np.isfinite(bounds).all(axis=-1).any():
         bounds = bounds.reshape(-1, bounds.shape[-1])[0]
         first = int(np.argmin(np.isfinite(bounds)))
-        good = checkpoints.steps(folder / "checkpoints")
+        good = checkpoints.steps(saved)
+        stays = f"the last good checkpoint, of step {good[-1]:,}, stays" if good else "there was no checkpoint yet"
         raise ValueError(
-            f"expected a finite bound; at step {before + first:,} it was {bounds[first]}. A smaller --learning-rate is "
-            f"the usual cure; "
-            + (f"the last good checkpoint, of step {good[-1]:,}, stays" if good else "there was no checkpoint yet")
+            f"expected a finite bound; got {bounds[first]} at step {taken.start + first:,}: take a smaller "
+            f"--learning-rate; {stays}"
         )
-    kept = {name: value for name, value in history._asdict().items() if value is not None}
-    means = {name: np.mean(np.asarray(value)[..., :count], axis=-1).tolist() for name, value in kept.items()}
+    kept = {name: value for name, value in taken.history._asdict().items() if value is not None}
+    means = {name: np.mean(value, axis=-1).tolist() for name, value in kept.items()}
+    speed = num_runs * taken.stop * batch_size / seconds
     validated = {name: np.asarray(value).tolist() for name, value in validated.items()}
-    speed = num_runs * after * config.batch_size / seconds
-    return {"step": after, "seconds": seconds, "examples_per_second": speed, **means, **validated}
+    return {"step": taken.stop, "seconds": seconds, "examples_per_second": speed, **means, **validated}
 
 
-def converged(config: Config, validated: list[float]) -> bool:
+def converged(validated: list[float], patience: int, tolerance: float) -> bool:
     """Whether the last `patience` reports have not raised the best number on validation images by `tolerance`."""
-    if config.patience == 0 or len(validated) <= config.patience:
+    if patience == 0 or len(validated) <= patience:
         return False
-    return max(validated[-config.patience :]) < max(validated[: -config.patience]) + config.tolerance
+    return max(validated[-patience:]) < max(validated[:-patience]) + tolerance

@@ -9,7 +9,7 @@ import numpy as np
 from engines.harness import run_folder
 from vaejax import data, distributions, evaluation, models, training
 
-SAMPLE_KEY = 20_131_220  # the same codes from the prior in every picture of every run
+SAMPLE_KEY = 20_131_220  # the same samples from the prior in every picture of every run
 
 NUM_LATENT_POINTS = 2000  # examples in the pictures of the latent space
 
@@ -30,39 +30,39 @@ class Viewer:
         self.generate = jax.jit(self._generate, static_argnums=1)
 
     def snapshot(self, state: training.TrainState) -> None:
-        """Codes of the test images and samples from the prior, at this step of training."""
+        """Latents of the test images and samples from the prior, at this step of training."""
         step = int(state.step)
-        codes = np.asarray(evaluation.posterior_means(self.vae, state.params, self.test))
+        latents = np.asarray(evaluation.posterior_means(self.vae, state.params, self.test))
         count = NUM_PICTURES if self.original.ndim > 2 else NUM_POINTS
         run_folder.write_arrays(
             self.folder / "snapshots" / f"step_{step:08d}.npz",
             step=step,
-            codes=codes,
+            codes=latents,
             labels=self.labels,
             samples=np.asarray(self.generate(state.params, count)),
         )
 
     def _generate(self, params, count: int) -> jax.Array:
-        """From codes of the prior: means of p(x|z) where they are images, whose noise would hide them; else samples."""
+        """From z of the prior: means of p(x|z) where they are images, whose noise would hide them; else samples."""
 
         def one(key):
-            code_key, noise_key = jax.random.split(key)
-            p = self.vae.decode(params, distributions.sample(self.vae.prior(params), code_key))
+            latent_key, noise_key = jax.random.split(key)
+            p = self.vae.decode(params, distributions.sample(self.vae.prior(params), latent_key))
             return p.mean if self.original.ndim > 2 else distributions.sample(p, noise_key)
 
         return jax.vmap(one)(jax.random.split(jax.random.key(SAMPLE_KEY), count))
 
     def pictures(self, params) -> None:
         """Test images, what the model sees of them, reconstructions, prior samples; for two latents, the manifold."""
-        codes = evaluation.posterior_means(self.vae, params, self.test)
+        latents = evaluation.posterior_means(self.vae, params, self.test)
         arrays = {
             "originals": self.original[:1000],
             "binarized": np.asarray(self.test[:1000]),
-            "reconstructions": np.asarray(self.decode(params, codes[:1000])),
+            "reconstructions": np.asarray(self.decode(params, latents[:1000])),
             "samples": np.asarray(self.generate(params, 1000)),
         }
         continuous = jnp.issubdtype(distributions.sample(self.vae.prior(params), jax.random.key(0)).dtype, jnp.floating)
-        if codes.shape[1] == 2 and continuous:
+        if latents.shape[1] == 2 and continuous:
             # Equal steps of probability under the prior, as in figure 4 of Kingma & Welling 2014.
             quantiles = jax.scipy.stats.norm.ppf((jnp.arange(20.0) + 0.5) / 20)
             grid = jnp.stack(jnp.meshgrid(quantiles, -quantiles), axis=-1)

@@ -7,16 +7,16 @@ from engines.harness import part_pictures
 
 # `(arrays, rows) -> {name of the picture: figure}` of each part.
 DRAWN = {
-    "pca": linear.pca,
-    "linear": linear.linear,
-    "linear_vae": linear.linear_vae,
+    "pca": linear.draw_pca,
+    "linear": linear.draw_linear,
+    "linear_vae": linear.draw_linear_vae,
     "deep": deep.draw,
-    "denoising": score.denoising,
-    "score": score.score,
-    "bottleneck": bottleneck.draw,
+    "denoising": score.draw_denoising,
+    "score": score.draw_score,
+    "bottleneck": bottleneck.draw_bottleneck,
     "difference": difference.draw,
-    "generator": bottleneck.generator,
-    "game": bottleneck.game,
+    "generator": bottleneck.draw_generator,
+    "game": bottleneck.draw_game,
 }
 
 

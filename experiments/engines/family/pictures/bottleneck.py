@@ -1,4 +1,4 @@
-"""Pictures of points in the plane: the bottleneck of one number, decoders without noise, and the adversarial game."""
+"""Draw the parts `bottleneck`, `generator` and `game` of `pca_to_vae.py`, mostly points in the plane."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,12 +7,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from engines.harness.pictures import scatter, show, tile
+from engines.harness.rows import mean_and_error
 
 DISTANCE = "energy distance of samples to test data"
 
 
-def draw(arrays: Mapping[str, np.ndarray], rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
-    """What each model makes of codes of each kind (first seed), and the curves that the decoders draw."""
+def draw_bottleneck(arrays: Mapping[str, np.ndarray], rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
+    """Samples of each model from latents of each kind (first seed), and the curve of its decoder."""
     names, distances = arrays["names"], arrays["distances"]
     models = list(dict.fromkeys(names[:, 0]))[1:]
     kinds = ["reconstructions", *(kind for kind in dict.fromkeys(names[1:, 1]) if kind != "reconstructions")]
@@ -39,22 +40,21 @@ def draw(arrays: Mapping[str, np.ndarray], rows: list[dict[str, Any]]) -> dict[s
                 panel.axis("off")
                 continue
             scatter(panel, arrays[f"samples_{i}"], np.zeros(0))
-            values = distances[i]
-            error = values.std(ddof=1) / np.sqrt(len(values))
-            panel.set_title(f"{kind}\nenergy distance {values.mean():.2g} ± {error:.2g}")
+            mean, error = mean_and_error(distances[i])
+            panel.set_title(f"{kind}\nenergy distance {mean:.2g} ± {error:.2g}")
         for panel in row:
             panel.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal")
     for panel in axes.flat:
         panel.set_xlabel("x1")
     floor = distances[0]
     figure.suptitle(
-        "Two Gaussians through one number: first seed; energy distances to fresh points, mean over "
-        f"{len(floor)} seeds ± its standard error; between two sets of points {floor.mean():.1g}"
+        "Two Gaussians through one latent, first seed. Energy distance to fresh points: mean over "
+        f"{len(floor)} seeds ± standard error; between two sets of points it is {floor.mean():.1g}"
     )
     return {"bottleneck": figure}
 
 
-def generator(arrays: Mapping[str, np.ndarray], rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
+def draw_generator(arrays: Mapping[str, np.ndarray], rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
     """ELBO and log p(x) against the std of the decoder, and samples for three of them."""
     stds, shown = arrays["stds"], arrays["shown"]
     figure, axes = plt.subplots(1, 1 + len(shown), figsize=(4 + 3.1 * len(shown), 3.7), layout="constrained")
@@ -79,11 +79,11 @@ def generator(arrays: Mapping[str, np.ndarray], rows: list[dict[str, Any]]) -> d
             f"energy distance {distance['value']:.3f} ± {distance['standard_error']:.3f}"
         )
         panel.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal", xlabel="x1", ylabel="x2")
-    figure.suptitle("A decoder that loses its noise loses its likelihood: two Gaussians, a code of one number")
+    figure.suptitle("A decoder that loses its noise loses its likelihood: two Gaussians, one latent")
     return {"generator": figure}
 
 
-def game(arrays: Mapping[str, np.ndarray], rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
+def draw_game(arrays: Mapping[str, np.ndarray], rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
     """The two losses of both games against steps, and samples beside the VAE's, for points and for digits."""
     figure, axes = plt.subplots(2, 6, figsize=(18, 6), layout="constrained")
     for row, name in zip(axes, ("two Gaussians", "digits"), strict=True):
@@ -111,5 +111,5 @@ def game(arrays: Mapping[str, np.ndarray], rows: list[dict[str, Any]]) -> dict[s
                 extent = 1.15 * np.abs(arrays[f"{name}: data"]).max()
                 scatter(panel, samples, np.zeros(0))
                 panel.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal", xlabel="x1", ylabel="x2")
-    figure.suptitle("The adversarial game: losses, and samples beside a VAE's of the same decoder")
+    figure.suptitle("The adversarial game: losses, and samples beside those of a VAE with the same decoder")
     return {"game": figure}

@@ -1,4 +1,4 @@
-"""Draw the part `deep` of `pca_to_vae.py`: the same test images through codes of every model."""
+"""Draw the part `deep` of `pca_to_vae.py`: the same test images reconstructed by every model."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from engines.harness.pictures import show, tile
 
 
 def draw(arrays: Any, rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
-    """One page: test images, and below each what every model makes of its code."""
+    """One page: test images, and below each its reconstruction by every model."""
     labels = ["test image"]
     for row in rows:
         if row["quantity"] == "squared error per test image":
@@ -22,7 +22,7 @@ def draw(arrays: Any, rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
         show(axis, tile(of_model, count))
         axis.set_ylabel(label, rotation=0, ha="right", va="center")
     figure.suptitle(
-        f"Test images and their reconstructions from codes of {arrays['code_size']} numbers;\n"
-        "below each model's name its squared error per test image, mean over all of them"
+        f"Test images and their reconstructions from {arrays['code_size']} latents;\n"
+        "below each model's name its mean squared error per test image"
     )
     return {"page": figure}

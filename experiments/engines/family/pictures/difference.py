@@ -1,4 +1,4 @@
-"""Draw the part `difference` of `pca_to_vae.py`: three models, by their codes and by what they generate."""
+"""Draw the part `difference` of `pca_to_vae.py`: three models, their latents and what they generate."""
 
 from typing import Any
 
@@ -16,22 +16,24 @@ def draw(arrays: Any, rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
         "generated": generated(arrays, rows),
         "training_strip": training_strip(arrays),
         "interpolations": interpolations(arrays, rows),
-        "code_noise": code_noise(arrays),
+        "code_noise": latent_noise(arrays),
     }
 
 
 def generated(arrays: Any, rows: list[dict[str, Any]]) -> plt.Figure:
-    """Samples of each model from codes of the prior and of a fitted Gaussian, beside test images."""
-    names, kinds = list(arrays["names"]), ("codes from N(0, I)", "codes from a Gaussian\nfitted to the training codes")
+    """Samples of each model from latents of the prior and of a fitted Gaussian, beside test images."""
+    names = list(arrays["names"])
+    kinds = ("latents from N(0, I)", "latents from a Gaussian\nfitted to the training latents")
     figure, axes = plt.subplots(2, 1 + len(names), figsize=(2.5 * (1 + len(names)), 5.6), layout="constrained")
     show(axes[0, 0], tile(arrays["real"], 6))
     axes[0, 0].set_title("test images")
-    axes[0, 0].set_xlabel(f"training images: {measured(rows, 'training images, the floor', 'energy', 3)}")
+    (floor,) = measured(rows, "training images, the floor", "energy distance", 3)
+    axes[0, 0].set_xlabel(f"training images: {floor}")
     axes[1, 0].set_axis_off()
     for column, name in enumerate(names, 1):
-        for row, kind in enumerate(kinds):
+        for row, label in enumerate(measured(rows, name, "energy distance", 3)):  # in the order of `kinds`
             show(axes[row, column], tile(arrays["generated"][column - 1, row], 6))
-            axes[row, column].set_xlabel(measured(rows, name, kind.replace("\n", " "), 3))
+            axes[row, column].set_xlabel(label)
         axes[0, column].set_title(name)
     for row, kind in enumerate(kinds):
         axes[row, 1].set_ylabel(kind)
@@ -40,9 +42,9 @@ def generated(arrays: Any, rows: list[dict[str, Any]]) -> plt.Figure:
 
 
 def training_strip(arrays: Any) -> plt.Figure:
-    """For each model, codes of test images and below them images from the prior; a column for each step of training.
+    """Latents of test images, and below them images from the prior: two rows for each model, a column for each step.
 
-    Codes beyond the 99.5% quantile are left outside of the frame, which is the same for all steps.
+    The frame is the same for all steps; latents beyond the 99.5% quantile may lie outside of it.
     """
     names, steps, labels = arrays["names"], arrays["strip_steps"], arrays["strip_labels"]
     figure, axes = plt.subplots(
@@ -54,11 +56,11 @@ def training_strip(arrays: Any) -> plt.Figure:
     )
     angles = np.linspace(0, 2 * np.pi, 100)
     for model, name in enumerate(names):
-        codes = arrays["strip_codes"][model]
-        extent = max(2.5, 1.05 * np.quantile(np.abs(codes), 0.995))
+        latents = arrays["strip_codes"][model]
+        extent = max(2.5, 1.05 * np.quantile(np.abs(latents), 0.995))
         for column, step in enumerate(steps):
             top, bottom = axes[2 * model : 2 * model + 2, column]
-            scatter(top, codes[column], labels)
+            scatter(top, latents[column], labels)
             top.plot(2 * np.cos(angles), 2 * np.sin(angles), color="black", linewidth=0.8)
             top.set(xlim=(-extent, extent), ylim=(-extent, extent), aspect="equal", xlabel="z1")
             if column:
@@ -68,7 +70,7 @@ def training_strip(arrays: Any) -> plt.Figure:
             show(bottom, tile(arrays["strip_samples"][model, column], 3))
             estimate, error = arrays["strip_distances"][model, column]
             bottom.set_xlabel(f"{estimate:.2f} ± {error:.2f}")
-        axes[2 * model, 0].set_ylabel(f"{name}\ncodes, z2")
+        axes[2 * model, 0].set_ylabel(f"{name}\nz2")
         axes[2 * model + 1, 0].set_ylabel("from N(0, I)")
     handles = [
         plt.Line2D([], [], marker="o", linestyle="", color=COLOURS(i % 10), label=str(i))
@@ -76,32 +78,32 @@ def training_strip(arrays: Any) -> plt.Figure:
     ]
     figure.legend(handles=handles, title="label", loc="outside right upper")
     figure.suptitle(
-        "Codes of test images, with the circle |z| = 2 that holds 86% of N(0, I), and images decoded from N(0, I);\n"
-        "below these their energy distance to test images, in pixel values"
+        "Latents of test images, with the circle |z| = 2 that holds 86% of N(0, I), and images decoded from N(0, I);\n"
+        "below the images their energy distance to test images, in pixel values"
     )
     return figure
 
 
 def interpolations(arrays: Any, rows: list[dict[str, Any]]) -> plt.Figure:
-    """Straight lines between two test images, in pixels and in the code of each model."""
+    """Straight lines between two test images, in pixels and in the latents of each model."""
     names = ["pixels themselves", *arrays["names"]]
     pictures = arrays["interpolations"]
     num_pairs = pictures.shape[1]
     figure, axes = plt.subplots(2, 2, figsize=(10, 1.1 * num_pairs + 1.6), layout="constrained")
     for axis, name, lines in zip(axes.flat, names, pictures, strict=True):
         show(axis, tile(lines.reshape(-1, *lines.shape[2:]), lines.shape[1]))
-        middles, ends = (measured(rows, name, f"training image, {where}", 2) for where in ("middles", "ends"))
+        (middles,), (ends,) = (measured(rows, name, f"training image, {where}", 2) for where in ("middles", "ends"))
         axis.set_title(name)
         axis.set_xlabel(f"middles {middles}, ends {ends}")
     figure.suptitle(
-        "Straight lines between two test images, in pixels or between their codes;\n"
+        "Straight lines between two test images, in pixels or between their latents;\n"
         "below each, mean distance to the nearest training image, in pixel values"
     )
     return figure
 
 
-def code_noise(arrays: Any) -> plt.Figure:
-    """Reconstruction error against noise on the code."""
+def latent_noise(arrays: Any) -> plt.Figure:
+    """Reconstruction error against noise on the latents."""
     figure, axes = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
     for name, errors, (colour, marker) in zip(arrays["names"], arrays["noise_errors"], STYLES, strict=True):
         mean, error = errors.T
@@ -113,13 +115,13 @@ def code_noise(arrays: Any) -> plt.Figure:
     axes.set_xticks(arrays["noise_levels"], [f"{level:g}" for level in arrays["noise_levels"]])
     axes.minorticks_off()
     axes.set_xlim(-0.005, 1.2 * arrays["noise_levels"][-1])
-    axes.set(xlabel="std of the noise on the code, in stds of the codes", ylabel="squared error per test image")
-    axes.set_title("Reconstruction from noisy codes; bands of two standard errors")
+    axes.set(xlabel="std of the noise, in stds of the latents", ylabel="squared error per test image")
+    axes.set_title("Reconstruction from noisy latents; bands of two standard errors")
     axes.legend()
     return figure
 
 
-def measured(rows: list[dict[str, Any]], model: str, quantity: str, digits: int) -> str:
-    """The value with its standard error, of the one row of the model whose quantity contains these words."""
-    (row,) = (row for row in rows if row["model"] == model and quantity in row["quantity"])
-    return f"{row['value']:.{digits}f} ± {row['standard_error']:.{digits}f}"
+def measured(rows: list[dict[str, Any]], model: str, quantity: str, digits: int) -> list[str]:
+    """Value ± standard error of each row of the model whose quantity contains these words."""
+    found = (row for row in rows if row["model"] == model and quantity in row["quantity"])
+    return [f"{row['value']:.{digits}f} ± {row['standard_error']:.{digits}f}" for row in found]

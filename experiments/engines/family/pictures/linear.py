@@ -8,14 +8,12 @@ import numpy as np
 from engines.harness.pictures import show, tile
 
 COLUMNS = 8
-
-UNITS = 10  # of each model that are drawn
-
-SMALLEST = 1e-10  # of what is drawn on a logarithmic axis
+LATENTS = 10  # of each model that are drawn
+SMALLEST = 1e-10  # on a logarithmic axis
 
 
-def pca(arrays: Any, rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
-    """Mean and first components of the images and, where a face set was given, of that; the variance they hold."""
+def draw_pca(arrays: Any, rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
+    """Mean and first components of the images, the variance they hold, and the same components of the faces, if any."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.4), width_ratios=(2, 1), layout="constrained")
     components(left, arrays["mean"], arrays["components"])
     left.set_title(f"Eigendigits: mean and first {len(arrays['components'])} components")
@@ -39,10 +37,10 @@ def pca(arrays: Any, rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
 
 
 def components(axis: plt.Axes, mean: np.ndarray, vectors: np.ndarray) -> None:
-    """The mean as it is, then components with mid-grey for 0, each scaled to its largest entry."""
+    """The mean, then the components, each scaled to its largest entry and mid-grey for 0."""
     images = np.concatenate([mean[None], 0.5 + 0.5 * scaled(vectors)])
     show(axis, tile(images, COLUMNS))
-    axis.set_xlabel("first the mean; in components mid-grey is 0, each scaled to its largest entry")
+    axis.set_xlabel("first the mean; in components mid-grey is 0, each is scaled to its largest entry")
 
 
 def scaled(vectors: np.ndarray) -> np.ndarray:
@@ -51,37 +49,37 @@ def scaled(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.where(largest == 0, 1, largest)
 
 
-def linear(arrays: Any, rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
-    """The decoders' axes beside the eigendigits, and how both distances fell in training."""
+def draw_linear(arrays: Any, rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
+    """The decoders' axes beside the eigendigits, and both distances against training steps."""
     return {"linear_axes": axes_of_decoders(arrays), "linear_paths": paths(arrays)}
 
 
 def axes_of_decoders(arrays: Any) -> plt.Figure:
-    """A row for each model: what a unit of its code adds to the image, beside the principal components."""
+    """A row for each model: what each latent adds to the image, below the principal components."""
     exact, *learned = arrays["axes"]
     names = [str(name) for name in arrays["names"]]
-    count = min(UNITS, len(exact))
+    count = min(LATENTS, len(exact))
     figure, drawn = plt.subplots(
         len(names) + 1, 1, figsize=(0.75 * count + 2.2, 0.8 * len(names) + 1.4), layout="constrained"
     )
     labels = ["PCA"]
     labels += [f"{name}\naxis alignment {arrays[f'path_{i}'][-1, 2]:.2g}" for i, name in enumerate(names)]
-    for axis, label, units in zip(drawn, labels, [exact, *(towards(own, exact) for own in learned)], strict=True):
-        tiled = tile(0.5 + 0.5 * scaled(units[:count]), count)
+    for axis, label, vectors in zip(drawn, labels, [exact, *(towards(own, exact) for own in learned)], strict=True):
+        tiled = tile(0.5 + 0.5 * scaled(vectors[:count]), count)
         axis.imshow(tiled, cmap="RdBu_r", vmin=0, vmax=1)
         axis.set(xticks=[], yticks=[])
         axis.set_ylabel(label, rotation=0, ha="right", va="center")
-    units = "The units" if count == len(exact) else f"First {count} of {len(exact)} units"
+    shown = "The latents" if count == len(exact) else f"First {count} of {len(exact)} latents"
     figure.suptitle(
-        f"{units} in their own order: what each adds to the image\n"
-        "(sign turned towards the nearest component; blue below 0, red above)",
+        f"{shown} in their own order: what each adds to the image\n"
+        "(with the sign that points to the nearest component; blue below 0, red above)",
         fontsize=9,
     )
     return figure
 
 
 def towards(axes: np.ndarray, components: np.ndarray) -> np.ndarray:
-    """The axes (k, *data), each with the sign that points to the component nearest to it."""
+    """The axes (k, *data), each with the sign that points to its nearest component."""
     cosines = axes.reshape(len(axes), -1) @ components.reshape(len(components), -1).T
     nearest = np.abs(cosines).argmax(axis=1)
     signs = np.where(cosines[np.arange(len(axes)), nearest] < 0, -1, 1)
@@ -103,13 +101,13 @@ def paths(arrays: Any) -> plt.Figure:
         axis.set_ylabel(f"{name.lower()} (no unit)")
     drawn[1].legend(fontsize=7, title="dotted: what is asked for", title_fontsize=7)
     figure.suptitle(
-        "Linear autoencoders trained by gradient, on the way to the principal components\n"
-        f"(what is below {SMALLEST:g} is drawn there)"
+        "Linear autoencoders trained by gradient, on their way to the principal components\n"
+        f"(values below {SMALLEST:g} are drawn at {SMALLEST:g})"
     )
     return figure
 
 
-def linear_vae(arrays: Any, rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
+def draw_linear_vae(arrays: Any, rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
     """How far the ELBO is below its maximum, against steps."""
     maximum = float(arrays["maximum"])
     figure, axis = plt.subplots(figsize=(6.5, 3.8), layout="constrained")

@@ -8,13 +8,13 @@ import numpy as np
 from engines.harness.pictures import show, tile
 
 
-def denoising(arrays: Any, rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
-    """Noisy test images and what is made of them; the field over the spiral."""
+def draw_denoising(arrays: Any, rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
+    """Noisy test images and their reconstructions; the field over the spiral."""
     return {"denoising": cleaned(arrays, rows), "spiral_field": spiral_field(arrays)}
 
 
 def cleaned(arrays: Any, rows: list[dict[str, Any]]) -> plt.Figure:
-    """A column for each noise: clean images, noisy ones, and below those what every model makes of them."""
+    """A column for each noise: clean images, noisy ones, and below them every model's reconstructions."""
     clean, noises = arrays["clean"], [str(noise) for noise in arrays["noises"]]
     count, height = len(clean), len(arrays["cleaned_0"]) + 1
     figure, axes = plt.subplots(
@@ -28,9 +28,7 @@ def cleaned(arrays: Any, rows: list[dict[str, Any]]) -> plt.Figure:
             show(axis, tile(of_model, count))
             axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7)
         axes[0, column].set_title(noise)
-    figure.suptitle(
-        "Squared error to the clean test image, mean over all of them; pixels beyond [0, 1] are drawn as 0 or 1"
-    )
+    figure.suptitle("Mean squared error to the clean test images; pixels outside [0, 1] are drawn as 0 or 1")
     return figure
 
 
@@ -54,8 +52,8 @@ def spiral_field(arrays: Any) -> plt.Figure:
     return figure
 
 
-def score(arrays: Any, rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
-    """The learned score beside the exact one at two sigmas, and how far they are apart at all of them."""
+def draw_score(arrays: Any, rows: list[dict[str, Any]]) -> dict[str, plt.Figure]:
+    """The learned score beside the exact one at two sigmas, and their differences at all sigmas."""
     drawn = sorted((float(name.split("_")[1]) for name in arrays if name.startswith("learned_")), reverse=True)
     figure, axes = plt.subplot_mosaic([[0, 0, 0, 1, 1, 1], [2, 2, 3, 3, 4, 4]], figsize=(12, 9.6), layout="constrained")
     for index, sigma in enumerate(drawn):
@@ -92,7 +90,7 @@ def fields(axis: plt.Axes, arrays: Any, sigma: float) -> None:
 
 
 def parts_of_r(axis: plt.Axes, arrays: Any) -> None:
-    """What the output minus the input holds: the score times sigma^2, and the error of the network."""
+    """The two parts of r(x) - x: the score times sigma^2, and the error of the network."""
     sigmas, size, typical = arrays["sigmas"], arrays["size"], float(arrays["typical_error"])
     axis.plot(sigmas, sigmas**2 * size, color="black", label="sigma² times the score")
     error = arrays["relative"].T * sigmas**2 * size
@@ -102,7 +100,7 @@ def parts_of_r(axis: plt.Axes, arrays: Any) -> None:
 
 
 def relative_errors(axis: plt.Axes, arrays: Any) -> None:
-    """Relative errors, and what they would be if r had the same error at every sigma."""
+    """Relative errors of the score, and the line of a constant error of r."""
     sigmas, (relative, error) = arrays["sigmas"], arrays["relative"].T
     axis.errorbar(sigmas, relative, 2 * error, marker="o", linestyle="", capsize=3, label="measured")
     line = float(arrays["typical_error"]) / sigmas**2 / arrays["size"]
