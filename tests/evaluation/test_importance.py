@@ -162,7 +162,7 @@ def test_numbers_that_are_not_to_be_trusted_are_announced(linear_problem, caplog
     assert jnp.isnan(few.pareto_index).all()
     assert "10 samples of each example are too few for the Pareto index, which needs 25" in caplog.text
     with pytest.raises(
-        ValueError, match="must be a list of one or more numbers of samples; got 10: .*use log_likelihood"
+        ValueError, match=r"must be a list of one or more numbers of samples; got 10: .*use log_likelihood"
     ):
         evaluation.log_likelihood_sweep(vae, bad, jax.random.key(2), x, 10)
     with pytest.raises(ValueError, match=r"one or more numbers of samples; got \(\)"):

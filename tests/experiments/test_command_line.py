@@ -118,3 +118,12 @@ def test_it_needs_the_standard_library_alone():
     )
     code += "assert {name.split('.')[0] for name in new} <= {'engines', *sys.stdlib_module_names}, new"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=EXPERIMENTS)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("", "--xla_backend_optimization_level=1"), ("--xla_no=1", "--xla_no=1")]
+)
+def test_xla_gets_no_flag_that_it_does_not_know(command_line, before, after, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", before)
+    command_line.compile_quickly()
+    assert os.environ["XLA_FLAGS"] == after

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import os
+import subprocess
 import sys
 from collections.abc import Collection, Iterator
 from typing import Any, Literal
@@ -105,6 +106,13 @@ def errors_in_one_line(interrupted: str = "interrupted") -> Iterator[None]:
 
 
 def compile_quickly() -> None:
-    """Let XLA optimize less: before JAX is imported, and where compilation takes most of the time."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {flags}".strip()
+    """Let XLA optimize less: before JAX is imported, and where compilation takes most of the time.
+
+    XLA ends a process that gives it a flag it does not know, without a word from Python: so a process of its own is
+    asked first, and where it ends badly everything stays as it is.
+    """
+    flags = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}".strip()
+    ask = "from jaxlib import xla_client; xla_client.CompileOptions().executable_build_options.debug_options"
+    known = subprocess.run([sys.executable, "-c", ask], env={**os.environ, "XLA_FLAGS": flags}, capture_output=True)
+    if known.returncode == 0:
+        os.environ["XLA_FLAGS"] = flags
