@@ -17,7 +17,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from vaejax import checks
+from vaejax import checks, records
 from vaejax.data import tfds
 from vaejax.data.synthetic import linear_gaussian, spiral, two_gaussians
 
@@ -42,6 +42,10 @@ class Dataset(NamedTuple):
         name: the name it was loaded by.
         split: the split it was loaded by.
         description: which images these are and where they come from.
+
+    >>> print(repr(load("spiral", "test"))[:60])
+    Dataset(
+      images: float32[2000,2], mean ...
     """
 
     images: np.ndarray
@@ -49,6 +53,8 @@ class Dataset(NamedTuple):
     name: str
     split: str
     description: str
+
+    __repr__ = records.short_repr
 
 
 def names() -> tuple[str, ...]:
@@ -171,6 +177,9 @@ BINARIZATIONS = {"dynamic": binarize_dynamic, "threshold": binarize_threshold, "
 
 def binarization(name: str) -> Callable | None:
     """The function `(key, images) -> images` of that name, or None for `"none"`.
+
+    Args:
+        name: one of `BINARIZATIONS`.
 
     >>> binarization("dynamic") is binarize_dynamic
     True

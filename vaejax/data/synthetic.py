@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from vaejax import checks
+from vaejax import checks, records
 
 
 class LinearGaussian(NamedTuple):
@@ -19,11 +19,16 @@ class LinearGaussian(NamedTuple):
         weights: `(data_dim, latent_dim)`.
         bias: `(data_dim,)`.
         std: scalar.
+
+    >>> linear_gaussian_parameters().bias.shape
+    (8,)
     """
 
     weights: Array
     bias: Array
     std: Array
+
+    __repr__ = records.short_repr
 
 
 def two_gaussians(
@@ -34,6 +39,12 @@ def two_gaussians(
     >>> points, labels = two_gaussians(jax.random.key(0), 100)
     >>> points.shape, labels.shape
     ((100, 2), (100,))
+
+    Args:
+        key: consumed.
+        num_examples: how many points.
+        mean: distance of the two centres from the origin.
+        std: of each component, along each axis.
 
     Returns:
         The points, float32, and their components, 0 (left) or 1 (right).
@@ -58,6 +69,12 @@ def spiral(
     >>> points.shape
     (100, 2)
 
+    Args:
+        key: consumed.
+        num_examples: how many points.
+        turns: of the spiral around the origin.
+        std: of the noise along each axis.
+
     Returns:
         The points, float32, and None: they have no classes.
 
@@ -81,6 +98,15 @@ def linear_gaussian_parameters(
 
     >>> linear_gaussian_parameters().weights.shape
     (8, 2)
+
+    Args:
+        key: consumed.
+        data_dim: numbers in one example.
+        latent_dim: latents of one example.
+        std: of the noise.
+
+    Returns:
+        The parameters, float32.
     """
     key_weights, key_bias = jax.random.split(jax.random.key(1) if key is None else key)
     return LinearGaussian(
@@ -98,6 +124,11 @@ def linear_gaussian(
     >>> x, _ = linear_gaussian(jax.random.key(0), 100)
     >>> x.shape
     (100, 8)
+
+    Args:
+        key: consumed.
+        num_examples: how many.
+        parameters: of the model.
 
     Returns:
         The examples, float32, and None: they have no classes.

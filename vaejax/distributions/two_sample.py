@@ -27,7 +27,7 @@ from jax.core import Tracer
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from vaejax import checks
+from vaejax import checks, records
 
 # Squared distances to k. The functions are pytrees (`Partial`), so that a new bandwidth compiles nothing.
 Kernel = Callable[[Array], Array]
@@ -45,10 +45,18 @@ class Distance(NamedTuple):
     Attributes:
         estimate: of D, unbiased. ()
         standard_error: of the estimate; NaN if a set has fewer than four examples. ()
+
+    >>> energy_distance(jnp.arange(4.0), jnp.arange(4.0) + 10)
+    Distance(
+      estimate: float32[] 16.6667
+      standard_error: float32[] ...
+    )
     """
 
     estimate: Float[Array, ""]
     standard_error: Float[Array, ""]
+
+    __repr__ = records.short_repr
 
 
 def energy_distance(x: ArrayLike, y: ArrayLike, *, batch_size: int = 100) -> Distance:
@@ -117,6 +125,9 @@ def median_bandwidth(x: ArrayLike, y: ArrayLike, *, max_examples: int = 500) -> 
         y: examples, (m, *shape).
         max_examples: of a larger set so many are used, evenly spread over it.
 
+    Returns:
+        The median, in the unit of the data. ()
+
     Raises:
         ValueError: as `energy_distance`; and (checked outside `jit` alone) if the median is zero.
 
@@ -160,6 +171,9 @@ def p_value(
         num_permutations: how often the examples are dealt out; no p-value is below 1 / (num_permutations + 1).
         batch_size: rows of the kernel matrix computed at once. The matrix is kept: memory grows with
             (n + m) * (n + m + num_permutations), so this is for some thousands of examples.
+
+    Returns:
+        The p-value, from 1 / (num_permutations + 1) to 1. ()
 
     Raises:
         ValueError: as `maximum_mean_discrepancy`; and if num_permutations is not a positive integer.

@@ -245,7 +245,7 @@ def _until_converged(raise_encoder: Callable, encoder, opt_state, start: Array, 
         ends = window_ends(number)
         total, before = jnp.where(ends, 0.0, total), jnp.where(ends, total, before)
         encoder, opt_state, info = raise_encoder(encoder, opt_state, number + 1)
-        return encoder, opt_state, number + 1, total + info.bound, before
+        return encoder, opt_state, number + 1, total + info.bound.astype(total.dtype), before
 
     # The sums of the bounds over this window and over the one before, which the first window always exceeds.
     sums = jnp.zeros((), jnp.float32), jnp.asarray(-jnp.inf, jnp.float32)
