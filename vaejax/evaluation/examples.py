@@ -82,8 +82,9 @@ def over_batch(function: Callable[..., Any], vae: VAE, params: Params, x: Array,
 
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> params, x = vae.init(jax.random.key(0)), jnp.ones((2, 5, 3))
-    >>> over_batch(lambda index, x: index * x.sum(), vae, params, x, 4).tolist()
-    [[0.0, 3.0, 6.0, 9.0, 12.0], [15.0, 18.0, 21.0, 24.0, 27.0]]
+    >>> numbers, sums = over_batch(lambda index, x: (index, x.sum()), vae, params, x, 4)
+    >>> numbers.tolist(), sums.shape
+    ([[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]], (2, 5))
     """
     batch_shape = jax.eval_shape(vae.encode, params, x).batch_shape
     x, others = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(batch_shape) :]), (x, others))
