@@ -1,4 +1,4 @@
-"""Heads, which turn the outputs of a network into a numpyro distribution.
+"""Heads, which turn the outputs of a network into a numpyro distribution: likelihoods, posteriors and their priors.
 
 A head says how many outputs it wants for each number it describes, owns the parameters that do not depend on the input
 (a shared standard deviation), and bounds scales smoothly, so that no output of a network gives an infinite density.

@@ -2,6 +2,7 @@
 
 A baseline's parameters stand in `params["baseline"]`, beside the model's, and so travel in the train state and in
 checkpoints. Its own loss, half the squared distance to the bound, changes no value and no gradient of the model.
+Leave-one-out learns nothing: its mean over the other samples is in `reductions`.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,7 @@
-"""How the log-weights of K samples become a bound: their mean, log-mean-exp, and the family between."""
+"""How the log-weights of K samples become a bound: their mean, log-mean-exp, and the family between.
+
+Each also knows its leave-one-out: the bound of the other K - 1 samples, a baseline of the score function.
+"""
 
 import math
 from collections.abc import Callable

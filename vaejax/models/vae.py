@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Key
 
 from vaejax import checks, distributions
 from vaejax.distributions import Head, Params
-from vaejax.models import networks
+from vaejax.models import adapters, networks
 
 # Latents that enter a decoder bear this name in the program, so that decoder evaluations can be counted.
 LATENTS = "vaejax_latents"
@@ -87,12 +87,12 @@ def make_vae(
     data_shape = checks.checked_shape("data_shape", data_shape)
     checks.check_count("latent_dim", latent_dim)
     latent_shape = (int(latent_dim),)
-    encoder = networks.as_network(encoder, data_shape)
+    encoder = adapters.as_network(encoder, data_shape)
     posterior = distributions.posterior_head(posterior)
     input_shape = (latent_dim * (posterior.num_categories or 1),)
-    decoder = networks.as_network(decoder, input_shape)
+    decoder = adapters.as_network(decoder, input_shape)
     if compute_dtype is not None:
-        encoder, decoder = (networks.in_dtype(network, compute_dtype) for network in (encoder, decoder))
+        encoder, decoder = (adapters.in_dtype(network, compute_dtype) for network in (encoder, decoder))
     likelihood = distributions.likelihood_head(likelihood)
 
     @jax.jit
