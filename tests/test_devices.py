@@ -94,22 +94,26 @@ def test_eight_devices_have_the_losses_of_one(found):
     np.testing.assert_allclose(eight, one, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_sums_the_gradients_once(found):
     """In a program whose steps are the body of one loop: one all-reduce, and nothing else between devices."""
     assert found[8]["program of fit"] == [1, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_population_stay_apart(found):
     np.testing.assert_allclose(found[8]["population"], found[1]["population"], rtol=1e-5)
     assert found[8]["population"][0] != found[8]["population"][15]
     assert found[8]["program of a population"][0] == 0  # no gradient of one is added to another's
 
 
+@pytest.mark.slow
 def test_samples_are_spread_too(found):
     one, eight = (np.array(found[number]["gradient"]) for number in (1, 8))
     np.testing.assert_allclose(eight, one, rtol=1e-4, atol=1e-5 * np.abs(one).max())
 
 
+@pytest.mark.slow
 def test_an_evaluation_is_spread_too(found):
     np.testing.assert_allclose(found[8]["evaluation"], found[1]["evaluation"], rtol=1e-5)
 
@@ -196,6 +200,7 @@ def test_two_processes_are_one_run(alone, tmp_path, tmp_path_factory):
     np.testing.assert_allclose(bounds(tmp_path / "run"), alone, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_devices_that_are_not_there_are_refused(tmp_path, tmp_path_factory):
     env = environment(tmp_path_factory)
     said = train(tmp_path, "--devices", "3", env=env, expected=2)

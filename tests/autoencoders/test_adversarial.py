@@ -208,6 +208,7 @@ def training_run():
     return gan, training.init_state(gan.init(jax.random.key(0)), optimizer), run
 
 
+@pytest.mark.slow
 def test_training_moves_the_samples_to_both_modes(training_run):
     gan, state, run = training_run
 

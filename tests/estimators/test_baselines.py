@@ -27,6 +27,7 @@ def test_moving_average_under_its_optimizer_is_an_exponential_moving_average(pro
         np.testing.assert_allclose(state.params["baseline"]["mean"], average, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_nvil_learns_what_each_example_brings(problem):
     vae, params, images = problem
     estimator = estimators.score_function(baselines.nvil((50,)))

@@ -91,6 +91,7 @@ def test_few_temperatures_leave_a_gap_on_both_sides(linear_problem):
     assert bounds.z.shape == (30, 20)
 
 
+@pytest.mark.slow
 def test_weights_are_unbiased_however_few_the_temperatures(x64):
     """E[w] = p(x) exactly: the mean of many single chains is p(x), to a z-test that also bounds the error."""
     vae = models.linear_vae(3, 2)
@@ -109,6 +110,7 @@ def test_weights_are_unbiased_however_few_the_temperatures(x64):
     assert jnp.isnan(result.standard_error).all()
 
 
+@pytest.mark.slow
 def test_backward_weights_are_unbiased(x64):
     """Likewise E[1 / w] = 1 / p(x) from an exact posterior sample."""
     vae = models.linear_vae(3, 2)
@@ -145,6 +147,7 @@ def test_hamiltonian_moves_leave_their_density_alone():
         assert abs(before.mean() - after.mean()) < 4 * error
 
 
+@pytest.mark.slow
 def test_the_step_size_is_found_from_far_off(linear_problem, caplog):
     vae, params = linear_problem
     x = vae.decode(params, jax.random.normal(jax.random.key(1), (3, 20))).mean
@@ -169,6 +172,7 @@ def test_chains_that_stand_still_are_announced(linear_problem, caplog, monkeypat
     assert "moves of 3 of 3 examples were accepted (of one only 0.0%)" in record.getMessage()
 
 
+@pytest.mark.slow
 def test_where_the_chains_start_does_not_matter(linear_problem):
     vae, params = linear_problem
     x = vae.decode(params, jax.random.normal(jax.random.key(1), (5, 20))).mean
@@ -180,6 +184,7 @@ def test_where_the_chains_start_does_not_matter(linear_problem):
     np.testing.assert_allclose(near.ess, 16, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_example_is_evaluated_alike_in_any_batch():
     vae = models.linear_vae(3, 2)
     params = vae.init(jax.random.key(0))
@@ -220,6 +225,7 @@ def test_discrete_latents_are_refused():
         evaluation.bidirectional_bounds(vae, params, jax.random.key(1))
 
 
+@pytest.mark.slow
 def test_simulated_data_are_binary_where_the_likelihood_is():
     vae = models.mlp_vae((2, 2), 2, (5,))
     bounds = evaluation.bidirectional_bounds(vae, vae.init(jax.random.key(0)), jax.random.key(1), 5, 2, 10)

@@ -58,6 +58,7 @@ def test_a_report_in_numbers_and_in_words(problem):
     assert "in 12 of 60 a few weights decide all" in evaluation.in_words(doubtful)
 
 
+@pytest.mark.slow
 def test_a_report_of_sequences_and_of_examples_all_alike(problem):
     vae, params, x = problem
     alike = evaluation.report(vae, params, jax.random.key(2), jnp.ones_like(x), num_samples=50)
@@ -74,6 +75,7 @@ def test_a_report_of_sequences_and_of_examples_all_alike(problem):
         evaluation.variance_loss(writer, params, jax.random.key(2), tokens)
 
 
+@pytest.mark.slow
 def test_a_report_of_discrete_latents(problem):
     _, _, x = problem
     for posterior, has_moments in (("bernoulli", True), ("categorical", False)):

@@ -84,6 +84,7 @@ def test_a_sweep_is_each_bound_by_itself(linear_problem):
     assert averages[0].estimate + 5 * averages[0].error_over_samples < averages[1].estimate < averages[2].estimate
 
 
+@pytest.mark.slow
 def test_the_prior_as_a_proposal_needs_far_more_samples(linear_problem):
     vae, params, x = linear_problem
     params = with_exact_posterior(params)

@@ -75,6 +75,7 @@ def test_a_part_leaves_everything_behind(cli, tmp_path, name, monkeypatch, capsy
         assert whole == pytest.approx(parts, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_cures_change_the_objective_and_nothing_else(cli):
     import optax
     from engines.collapse import cures as collapse_cures

@@ -40,6 +40,7 @@ def without_times(values):
     return {name: value for name, value in values.items() if "second" not in name}
 
 
+@pytest.mark.slow
 def test_everything_is_left_behind(grid):
     assert is_picture(grid / "learning_curve.png")
     found = result(grid)
@@ -55,6 +56,7 @@ def test_everything_is_left_behind(grid):
     assert np.shape([row["validation_elbo"] for row in rows]) == (20, 4)
 
 
+@pytest.mark.slow
 def test_each_is_the_run_by_itself(cli, grid, tmp_path):
     train, training_run, _ = cli
     words = (*TINY, "--runs-dir", tmp_path, "--name", "one", "--beta", 2, "--seed", 1)
@@ -64,6 +66,7 @@ def test_each_is_the_run_by_itself(cli, grid, tmp_path):
         assert together[name] == pytest.approx(alone[name], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_table_has_a_line_for_each_kind(cli, tmp_path, capsys):
     several(cli, tmp_path, "grid", "--learning-rate", 1e-3, 1e-2)
     printed = capsys.readouterr().out.split("digits: means over seeds")[1].splitlines()
@@ -71,6 +74,7 @@ def test_the_table_has_a_line_for_each_kind(cli, tmp_path, capsys):
     assert [line.split()[:3] for line in printed[2:4]] == [["1", "0.001", "1"], ["1", "0.01", "1"]]
 
 
+@pytest.mark.slow
 def test_an_interrupted_grid_is_resumed(cli, grid, tmp_path, monkeypatch):
     from engines.harness import run_folder
 

@@ -21,6 +21,7 @@ def make(vae, validation, **options):
     return inference.make_aggressive_train_step(vae, objectives.make_elbo(vae), *OPTIMIZERS, validation, **settings)
 
 
+@pytest.mark.slow
 def test_the_encoder_runs_ahead_and_the_decoder_follows(problem):
     """By hand, for as many steps as the program says that it took."""
     vae, params, x = problem

@@ -132,6 +132,7 @@ def grid(extent=6.0, number=121):
     return jnp.stack(jnp.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
+@pytest.mark.slow
 def test_the_two_divergences_of_a_gaussian_are_zero(x64):
     points = grid()
     precision = jnp.array([[2.0, 0.8], [0.8, 1.0]])
@@ -145,6 +146,7 @@ def test_the_two_divergences_of_a_gaussian_are_zero(x64):
         assert abs(fitted.forward_kl) < 1e-6
 
 
+@pytest.mark.slow
 def test_one_direction_seeks_a_mode_and_the_other_covers_the_mass(x64):
     points = grid()
     modes = [(-2.0, 0.0), (2.0, 0.0)]

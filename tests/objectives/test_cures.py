@@ -76,6 +76,7 @@ def test_free_bits_below_nothing_are_refused(problem, bad, no_type_hook):
         objectives.make_free_bits(vae, 0.1, per="dimension")
 
 
+@pytest.mark.slow
 def test_the_best_std_is_the_root_of_the_mean_square(x64):
     """The objective is the greatest ELBO over all stds, at the samples it drew."""
     vae = models.linear_vae(4, 2)
@@ -136,6 +137,7 @@ def test_the_best_std_has_a_floor_and_needs_a_gaussian():
         objectives.make_optimal_std_elbo(vae, min_std=0.0)
 
 
+@pytest.mark.slow
 def test_the_discrepancy_is_nothing_at_the_prior_and_grows_with_the_weight(problem):
     vae, params, x = problem
     x = jnp.tile(x, (100, 1, 1))
@@ -176,6 +178,7 @@ def test_info_vae_refuses_what_it_cannot_push(problem):
 RENYI = [-np.inf, -2.0, 0.0, 0.5, 1.0, 3.0, np.inf]
 
 
+@pytest.mark.slow
 def test_renyi_bounds_are_power_means_and_fall_with_alpha(problem, x64):
     vae, params, x = problem
     params, x = in_float64(params), in_float64(x)
@@ -231,6 +234,7 @@ def test_renyi_refuses_no_number(problem, no_type_hook):
             objectives.make_renyi(vae, alpha)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("distance", [1e-3, 1e-5, 1e-7, -1e-6])
 def test_renyi_bounds_near_the_elbo_keep_their_digits(distance):
     """In float32, where the log of a power mean of exponent 1e-7 has none left."""

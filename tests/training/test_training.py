@@ -115,6 +115,7 @@ def test_a_population_under_vmap_equals_single_runs(problem):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group_size", [None, 1, 2])
 def test_a_population_is_its_runs(group_size):
     """Seeds, weights of the KL, learning rates and numbers of the estimator side by side; of 5 runs 2 leave one."""
@@ -159,6 +160,7 @@ def test_a_population_is_its_runs(group_size):
     assert all(leaf.all() for leaf in jax.tree.leaves(unmoved))  # at a rate of 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data_axis", "group_size"), [(0, None), (0, 1), (1, 2)])
 def test_a_population_may_have_data_of_its_own(problem, data_axis, group_size):
     step, state, _ = problem
