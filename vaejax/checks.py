@@ -274,6 +274,27 @@ def check_floating(x: ArrayLike) -> None:
         )
 
 
+def check_values(data: Any) -> None:
+    """Refuse arrays of floats that are concrete and not finite, or that JAX would round.
+
+    Args:
+        data: a tree of arrays; of traced ones only the dtype is known. Integers, keys and plain numbers pass.
+
+    Raises:
+        ValueError: if an array of floats holds NaN or infinities, or is float64 while JAX runs in 32 bits.
+
+    >>> check_values({"images": jnp.ones((2, 3)), "labels": jnp.arange(2)})
+    >>> check_values((jnp.array([jnp.nan]),))
+    Traceback (most recent call last):
+    ...
+    ValueError: expected finite data, got 1 NaN or infinite value of 1, the first nan at index (0,): ...
+    """
+    for leaf in jax.tree.leaves(data):
+        if isinstance(leaf, np.ndarray | jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating):
+            check_floating(leaf)
+            check_finite(leaf, "data")
+
+
 def dtype_of(x: ArrayLike) -> Any:
     """The dtype of an array, or the one that NumPy gives to numbers and lists."""
     return x.dtype if isinstance(x, jax.Array | np.ndarray) else np.asarray(x).dtype

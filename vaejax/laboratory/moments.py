@@ -135,10 +135,7 @@ def gradient_moments(
     """
     checks.check_count("num_repeats", num_repeats, least=2, advice="one gradient has no variance")
     checks.check_count("chunk_size", chunk_size)
-    for leaf in jax.tree.leaves(x):
-        if isinstance(leaf, np.ndarray | jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating):
-            checks.check_floating(leaf)
-            checks.check_finite(leaf, "data")
+    checks.check_values(x)
     moments = _streamed(objective, num_repeats, min(chunk_size, num_repeats), params, key, x, step)
     return moments._replace(num_repeats=num_repeats)
 

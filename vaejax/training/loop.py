@@ -177,17 +177,5 @@ def _check_fit(data: Any, num_steps: int, batch_size: int) -> int:
         raise ValueError(
             f"batch_size must be at most the number of examples; got {batch_size} for {num_examples} examples"
         )
-    check_values(data)
+    checks.check_values(data)
     return num_examples
-
-
-def check_values(data: Any) -> None:
-    """Refuse floats that are concrete and not finite, or that JAX would round.
-
-    Raises:
-        ValueError: if an array of floats holds NaN or infinities, or is float64 while JAX runs in 32 bits.
-    """
-    for leaf in jax.tree.leaves(data):
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
-            checks.check_floating(leaf)
-            checks.check_finite(leaf, "data")

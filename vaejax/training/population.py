@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Key
 from vaejax import checks, devices
 from vaejax.distributions import Params
 from vaejax.estimators import monte_carlo
-from vaejax.training.loop import check_values, fit
+from vaejax.training.loop import fit
 from vaejax.training.step import TrainState, TrainStep
 
 
@@ -98,7 +98,7 @@ def fit_population(
     hyperparameters = jax.tree.map(jnp.asarray, hyperparameters)
     own_data = None
     if data_axis is not None:
-        check_values(data)  # here, since `fit` then sees traced data
+        checks.check_values(data)  # here, since `fit` then sees traced data
         own_data = jax.tree.map(lambda array: jnp.moveaxis(jnp.asarray(array), data_axis, 0), data)
     runs = (states.params, states.opt_state, hyperparameters, own_data)
     lengths = {len(leaf) if jnp.ndim(leaf) else 0 for leaf in jax.tree.leaves(runs)}

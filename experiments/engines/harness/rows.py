@@ -51,7 +51,10 @@ def mean_row(model: str, quantity: str, values: Any, unit: str, **others: Any) -
 
 
 def mean_and_error(values: Any) -> tuple[Any, Any]:
-    """The mean of numbers over the last axis, and its standard error, which is NaN for a single number."""
+    """The mean of numbers over the last axis, and its standard error, which is NaN for a single number.
+
+    As `vaejax.evaluation.mean_and_error`, in double precision and without JAX, which drawing and PyTorch do without.
+    """
     values = np.asarray(values, np.float64)
     number = values.shape[-1]
     mean = values.mean(axis=-1)
