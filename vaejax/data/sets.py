@@ -95,6 +95,10 @@ def load(
             folder for each set: `mnist` and `fashion_mnist` use the same file names.
         download: whether TFDS may fetch the original files when the set is not prepared yet.
 
+    Returns:
+        Images in [0, 1], float32, (n, height, width) or with a last axis for colours; labels (n,), or None; and where
+        they come from. Synthetic sets have points (n, data_dim).
+
     Raises:
         ValueError: an unknown set or split, a TFDS set without images of one shape, or images that are not finite.
         FileNotFoundError: the set is not prepared, and `manual_dir` does not hold its files; the message names them.
@@ -180,6 +184,9 @@ def binarization(name: str) -> Callable | None:
 
     Args:
         name: one of `BINARIZATIONS`.
+
+    Returns:
+        The function, which maps images in [0, 1] to 0 and 1.
 
     >>> binarization("dynamic") is binarize_dynamic
     True

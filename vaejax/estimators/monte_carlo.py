@@ -147,6 +147,13 @@ def with_gradient_of(value: Array, surrogate: Array) -> Array:
 
     The other bracketing, (value + surrogate) - stop_gradient(surrogate), would round the value.
 
+    Args:
+        value: of any shape.
+        surrogate: of that shape; its own value does not matter unless it is not finite.
+
+    Returns:
+        The value, with the sum of both gradients.
+
     >>> jax.value_and_grad(lambda x: with_gradient_of(jnp.array(7.0), x**2))(3.0)
     (Array(7., dtype=float32...), Array(6., dtype=float32...))
     """

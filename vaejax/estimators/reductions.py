@@ -193,6 +193,9 @@ def effective_sample_size(log_w: Float[Array, "K *batch"]) -> Float[Array, " *ba
     Args:
         log_w: logarithms of the weights.
 
+    Returns:
+        A number of samples, for each example of the batch.
+
     >>> effective_sample_size(jnp.log(jnp.array([[1.0, 1.0], [1.0, 1e-9]]))).tolist()
     [2.0, 1.0]
 

@@ -140,6 +140,9 @@ def with_baseline(params: Params, estimator: Estimator, key: Key[Array, ""], x: 
         key: consumed.
         x: a batch of data, or an array of its shape, (n, *data_shape).
 
+    Returns:
+        A new dict; the arrays of the model are the same.
+
     >>> import jax
     >>> from vaejax import estimators
     >>> with_baseline({}, estimators.score_function(baseline="moving_average"), jax.random.key(0), jnp.ones((7, 3)))
