@@ -11,10 +11,16 @@ def main() -> None:
         from engines.benchmark import config as options
 
         config = options.parse(sys.argv[1:])
-        print(f"vaejax: {', '.join(config.work)} by {', '.join(config.systems)}")
-        from engines.benchmark import run  # each system is imported in a process of its own
+        if config.devices:
+            from engines.benchmark import compiled
 
-        run.run(config)
+            print(f"vaejax: {', '.join(config.work)} for {', '.join(config.devices)}: compiled, not run")
+            compiled.run(config)
+        else:
+            from engines.benchmark import run  # each system is imported in a process of its own
+
+            print(f"vaejax: {', '.join(config.work)} by {', '.join(config.systems)}")
+            run.run(config)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Draw the pictures of a run anew, from what it saved and nothing else: `python experiments/plots.py runs/NAME`."""
 
+import json
 import pathlib
 import sys
 
@@ -15,12 +16,15 @@ def draw(folder: pathlib.Path) -> list[pathlib.Path]:
     from engines.collapse import pictures as collapse
     from engines.family import pictures as family
     from engines.gradients import pictures as gradients
+    from engines.reproduce import pictures as reproduce
     from engines.train import pictures, population_pictures
 
     if (folder / "result.json").exists():
         return (pictures if (folder / "pictures.npz").exists() else population_pictures).draw(folder)
     if not (folder / "results.json").exists():
         raise ValueError(f"expected the folder of a finished run, runs/NAME; {folder} holds no result.json")
+    if "table" in json.loads((folder / "results.json").read_text()):  # a published one
+        return [reproduce.draw(folder)]
     # A comparison of gradients leaves no file for each part.
     return family.draw(folder) + collapse.draw(folder) or gradients.draw(folder)
 

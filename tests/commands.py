@@ -28,8 +28,13 @@ def refusal(main, monkeypatch, capsys, *options):
 
 
 def is_picture(path, smallest=100):
-    """Whether a file is a picture of more than `smallest` pixels in each direction, with something on it."""
+    """Whether a file is a picture of more than `smallest` pixels in each direction, with something on its axes.
+
+    That is something coloured, or grey in more places than frames, ticks and words are.
+    """
     import matplotlib.image
 
     pixels = matplotlib.image.imread(path)[..., :3]
-    return min(pixels.shape[:2]) > smallest and pixels.std() > 0.02
+    coloured = (pixels.max(axis=-1) - pixels.min(axis=-1) > 0.2).sum()
+    dark = (pixels.max(axis=-1) < 0.9).mean()
+    return min(pixels.shape[:2]) > smallest and (coloured > 50 or dark > 0.1)

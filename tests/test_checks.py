@@ -1,4 +1,4 @@
-"""What checks.py lets through and what it refuses, in which words; how records print."""
+"""What checks lets through and what it refuses, in which words; how records print."""
 
 from typing import Any, NamedTuple
 
@@ -43,7 +43,7 @@ REFUSED = {
     "x must be a number at most 1; got inf: try 1": lambda: checks.check_number("x", np.inf, most=1, advice="try 1"),
     "x must be a number above 0; got nan": lambda: checks.check_number("x", float("nan"), above=0),
     "x must be a number above 0; got '1'": lambda: checks.check_number("x", "1", above=0),
-    "x must be a number above 0; got array([1.])": lambda: checks.check_number("x", np.ones(1), above=0),
+    "x must be a number above 0; got float64[1]": lambda: checks.check_number("x", np.ones(1), above=0),
     "x must be a number above 0; got True": lambda: checks.check_number("x", True, above=0),
     "kl must be 'analytic' or 'sampled'; got 'exact'": lambda: checks.check_choice(
         "kl", "exact", ("analytic", "sampled")

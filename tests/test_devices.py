@@ -62,6 +62,10 @@ mesh = devices.make_mesh()
 with jax.set_mesh(mesh) if number > 1 else contextlib.nullcontext():
     result = evaluation.log_likelihood(vae, params, jax.random.key(5), x, 100, batch_size=3)
 found["evaluation"] = result.estimate.tolist()
+samples = devices.make_mesh("samples")
+with jax.set_mesh(samples) if number > 1 else contextlib.nullcontext():  # 10 samples of the distortion, over 8 devices
+    report = evaluation.report(vae, params, jax.random.key(6), x, 30)
+found["report"] = [float(report.log_likelihood.estimate), float(report.rate_distortion.distortion)]
 print(json.dumps(found))
 """
 
@@ -118,6 +122,11 @@ def test_an_evaluation_is_spread_too(found):
     np.testing.assert_allclose(found[8]["evaluation"], found[1]["evaluation"], rtol=1e-5)
 
 
+@pytest.mark.slow
+def test_a_report_takes_a_mesh_of_samples_of_any_size(found):
+    np.testing.assert_allclose(found[8]["report"], found[1]["report"], rtol=1e-5)
+
+
 def test_what_does_not_divide_is_refused():
     with pytest.raises(ValueError, match=r"axis must be 'batch', 'samples' or 'runs'; got 'width'"):
         devices.make_mesh("width")
@@ -155,7 +164,7 @@ def alone(tmp_path_factory):
     return bounds(folder / "run")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_run_of_eight_devices_continues_on_two_and_on_one(alone, tmp_path, tmp_path_factory):
     said = train(tmp_path, "--name", "run", "--devices", "8", env=environment(tmp_path_factory, JAX_NUM_CPU_DEVICES=8))
     assert "on 8 devices" in said
@@ -172,7 +181,7 @@ def test_a_run_of_eight_devices_continues_on_two_and_on_one(alone, tmp_path, tmp
     assert len(rows) == len(alone)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_processes_are_one_run(alone, tmp_path, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

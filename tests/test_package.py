@@ -108,10 +108,13 @@ def test_public_modules_stay_where_they_were(name):
     assert importlib.import_module(f"vaejax.{name}") is getattr(vaejax, name)
 
 
+FLAX = tuple(f"models.networks.{name}" for name in ("adapters", "images", "perceptrons"))
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_flax_is_imported_in_one_room(name):
     flax = {full for full in imports_of(path_of(name)) if full.split(".")[0] == "flax"}
-    assert bool(flax) == (name in ("models.networks", "models.adapters"))
+    assert bool(flax) == (name in FLAX)
 
 
 def modules_after(program):
@@ -120,6 +123,7 @@ def modules_after(program):
     return set(done.stdout.split())
 
 
+@pytest.mark.exhaustive
 def test_importing_the_package_imports_little_beside_what_it_stands_on():
     own = {"vaejax", "jaxtyping", "wadler_lindig"}
     ours = modules_after("import vaejax")

@@ -447,8 +447,8 @@ def test_factories_pass_on_their_options(no_type_hook):
             make((8, 8), 2, activation="swoosh")
         with pytest.raises(ValueError, match="latent_dim must be an integer of at least 1; got 0"):
             make((8, 8), 0)
-        with pytest.raises(ValueError, match=r"likelihood must be 'bernoulli', .*; got 'poisson'"):
-            make((8, 8), 2, likelihood="poisson")
+        with pytest.raises(ValueError, match=r"likelihood must be 'bernoulli', .*; got 'exponential'"):
+            make((8, 8), 2, likelihood="exponential")
     with pytest.raises(ValueError, match="latent_dim must be an integer of at least 1; got 0"):
         autoencoders.linear_autoencoder((3,), 0)
     with pytest.raises(ValueError, match="a model without convolutions is an mlp_vae"):

@@ -116,3 +116,17 @@ def test_bad_images_are_refused(no_type_hook):
         transform(key, jnp.ones((5, 6, 6), jnp.uint8))
     with pytest.raises(ValueError, match=r"matrices of shape \(5, 2, 2\); got \(3, 2, 2\): give one for each image"):
         augmentation.affine(jnp.ones((5, 6, 6)), *maps(3))
+
+
+def test_interpolation_makes_no_pixel_that_is_no_probability():
+    images = jnp.ones((200, 9, 9)).at[::2, 3, 3].set(0.3)
+    seen = jax.jit(augmentation.random_affine(0.1, 0.5))(jax.random.key(7), images)
+    assert 0.0 <= float(seen.min()) <= float(seen.max()) <= 1.0
+    assert float(jax.jit(augmentation.random_affine(0.1, 0.5))(jax.random.key(7), -255 * images).min()) == -255.0
+
+
+def test_a_nan_is_not_moved_out_of_sight():
+    images = jnp.asarray(some_images((6, 6))).at[1, 0, 0].set(jnp.nan)
+    seen = affine(images, *maps(3, shift=(3.0, 3.0)))
+    assert np.isnan(seen).all(axis=(1, 2)).tolist() == [False, True, False]
+    assert np.isfinite(seen[::2]).all()

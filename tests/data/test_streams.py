@@ -111,7 +111,7 @@ print(int(state.step), peaks[20], peaks[-1])
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_memory_is_flat_over_two_thousand_steps():
     """Of 790 MB of images that go by, of which 8 MB are read at once."""
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True)
@@ -121,7 +121,7 @@ def test_memory_is_flat_over_two_thousand_steps():
     assert late < early + 30  # MiB
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_set_on_disk_is_the_one_in_memory(prepared_tfds):
     for name in ("mnist", "binarized_mnist"):
         source = streams.open_source(name, "train", data_dir=prepared_tfds)
@@ -130,10 +130,10 @@ def test_a_set_on_disk_is_the_one_in_memory(prepared_tfds):
         assert len(source) == len(images)
         assert source[0].dtype == np.uint8
         stacked = jnp.asarray(np.stack([source[i] for i in rows]))
-        np.testing.assert_allclose(streams.as_numbers(name, stacked), images[rows], rtol=1e-6)
+        np.testing.assert_allclose(streams.as_numbers(stacked), images[rows], rtol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_resumed_run_sees_the_same_batches(prepared_tfds, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
     line = [sys.executable, EXPERIMENTS / "train.py", "--stream", "--dataset", "mnist", "--data-dir", prepared_tfds]

@@ -1,4 +1,4 @@
-"""Every family that the lectures reparameterize, as a posterior, against scipy; and the table of them in README.md."""
+"""Every family that the lectures reparameterize, as a posterior, against scipy; and their table in vaejax/README.md."""
 
 import functools
 import itertools
@@ -16,7 +16,7 @@ from scipy import stats
 from vaejax import distributions, estimators, families, reparameterization
 from vaejax.distributions.reparameterization import FAMILIES
 
-README = pathlib.Path(__file__).resolve().parents[2] / "README.md"
+README = pathlib.Path(__file__).resolve().parents[2] / "vaejax" / "README.md"
 
 # What scipy calls them; the multivariate ones are below.
 ORACLES = {
@@ -200,6 +200,7 @@ def test_gradients_are_implicit_in_what_the_record_says(name, x64):
     assert tuple(implicit) == FAMILIES[name].implicit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_pathwise_gradient_is_unbiased(name, x64):
     grad = gradient_estimate(estimators.pathwise(), FAMILIES[name].make, FAMILIES[name].params)
@@ -452,7 +453,7 @@ def refused_parameters(family):
 
 
 def table():
-    """The table of README.md, from what the library does."""
+    """The table of vaejax/README.md, from what the library does."""
 
     def names(parameters):
         return ", ".join(f"`{parameter}`" for parameter in parameters)
@@ -487,8 +488,8 @@ def with_table(text):
 
 def test_the_table_in_the_readme_is_what_the_library_does():
     text = README.read_text()
-    assert "<!-- families -->\n" in text, f"README.md has no lines <!-- families --> and <!-- /families -->:\n{table()}"
-    assert text == with_table(text), f"python tests/test_families.py writes the right table into README.md:\n{table()}"
+    assert "<!-- families -->\n" in text, f"{README} has no lines <!-- families --> and <!-- /families -->:\n{table()}"
+    assert text == with_table(text), f"python {__file__} writes the right table into {README}:\n{table()}"
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def test_moving_average_under_its_optimizer_is_an_exponential_moving_average(pro
         np.testing.assert_allclose(state.params["baseline"]["mean"], average, rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_nvil_learns_what_each_example_brings(problem):
     vae, params, images = problem
     estimator = estimators.score_function(baselines.nvil((50,)))
@@ -62,6 +62,7 @@ def test_its_loss_is_half_the_squared_distance_and_changes_nothing_else(problem,
     assert grads["baseline"]["mean"] != 0
 
 
+@pytest.mark.exhaustive
 def test_a_baseline_near_the_reward_lowers_the_variance(problem):
     vae, params, images = problem
     estimator = estimators.score_function(baseline="moving_average")

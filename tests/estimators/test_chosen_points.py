@@ -76,6 +76,7 @@ def test_enumeration_is_the_summed_elbo_and_its_gradient(discrete_problem, kl, c
     assert np.linalg.norm(exact) > 0.1
 
 
+@pytest.mark.exhaustive
 def test_enumeration_leaves_the_key_alone(discrete_problem):
     vae, params, x, _ = discrete_problem
     objective = objectives.make_elbo(vae, estimators.enumerate_support())
@@ -105,6 +106,7 @@ def test_gradient_of_the_importance_weighted_bound_is_unbiased(discrete_problem,
     assert_unbiased(model_gradient(objective, params, x), exact, jax.random.key(2), num_repeats, largest_error=0.1)
 
 
+@pytest.mark.slow
 def test_states_of_probability_zero_count_for_nothing():
     vae = models.mlp_vae((3,), 2, (5,), posterior="bernoulli")
     params, x = vae.init(jax.random.key(0)), jnp.ones((2, 3))

@@ -67,6 +67,7 @@ def linear_problem(x64):
     return vae, params, jax.random.normal(jax.random.key(1), (3, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "estimator", "num_samples", "kl"), CASES, ids=lambda case: case if isinstance(case, str) else ""
 )
@@ -203,6 +204,7 @@ def test_gradients_are_finite_for_every_network_output(name):
             assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["doubly reparameterized", "measure-valued"])
 def test_samples_in_chunks_give_the_same_gradient(name, x64):
     vae = models.mlp_vae((3,), 2, (5,))
@@ -217,6 +219,7 @@ def test_samples_in_chunks_give_the_same_gradient(name, x64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), whole, chunked)
 
 
+@pytest.mark.slow
 def test_a_baseline_changes_neither_value_nor_mean(x64):
     q = lambda mean: dist.Normal(mean, jnp.ones(())).expand((1,)).to_event(1)  # noqa: E731
     estimator = estimators.score_function()

@@ -54,6 +54,7 @@ def test_gradient_is_unbiased_also_where_f_depends_on_the_parameters(params, nam
     assert_unbiased(gradient, exact, jax.random.key(2), num_repeats=100_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [0.45, 0.499])
 def test_the_toy_of_one_coin(x64, target):
     def coin(logit):
@@ -101,6 +102,7 @@ def test_f_that_is_no_scalar_is_refused():
         function(jnp.zeros(2), jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_per_sample_gradients_are_those_of_single_samples(params):
     gradients = estimators.per_sample_gradients(estimators.score_function(), gaussian, distance, 5)
     many = jax.jit(gradients)(params, jax.random.key(0))
@@ -134,6 +136,7 @@ def test_only_what_is_selected_of_per_sample_gradients_is_kept():
     assert held[1] < held[0] / 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("covariance", ["diagonal", "full"])
 def test_delta_method_leaves_nothing_to_estimate_of_a_quadratic(x64, covariance):
     matrix = jnp.array([[1.0, 0.3], [0.3, 0.5]])
@@ -156,6 +159,7 @@ def test_delta_method_leaves_nothing_to_estimate_of_a_quadratic(x64, covariance)
     np.testing.assert_allclose(info.per_sample, 0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_delta_method_lowers_the_variance_and_keeps_the_mean(x64):
     def make(params):
         return dist.Normal(params["mean"], jnp.exp(params["log_std"]))

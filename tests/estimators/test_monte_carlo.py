@@ -47,3 +47,13 @@ def test_draws_at_once_are_the_draws_one_by_one(chunk_size):
         for integrand in (lambda z, q: (z, None), estimators.Broadcasting(lambda z, q: (z, None)))
     ]
     np.testing.assert_array_equal(*draws)
+
+
+def test_a_surrogate_keeps_its_gradient_inside_another_derivative():
+    def value(x):
+        out, pull_back = jax.vjp(lambda z: monte_carlo.with_gradient_of(x * z, x**2 * z), 3.0)
+        return out, pull_back(1.0)[0]
+
+    gradient, slope = jax.grad(lambda x: value(x)[0])(5.0), jax.grad(lambda x: value(x)[1])(5.0)
+    assert gradient == 3.0 + 2 * 5.0 * 3.0
+    assert slope == 1.0 + 2 * 5.0

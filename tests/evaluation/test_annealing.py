@@ -22,7 +22,7 @@ def linear_problem():
     return vae, inference.with_exact_posterior(vae, params)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_three_ways_to_the_same_number(linear_problem):
     """Importance sampling from a q that is off, annealing from the prior, and the closed form."""
     vae, params = linear_problem
@@ -64,7 +64,7 @@ def digits_of_two_numbers():
     return vae, run(state)[0].params, data.binarize_dynamic(jax.random.key(2), images["test"])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_three_ways_on_digits(digits_of_two_numbers):
     """Each example by itself: within 3 standard errors of the integral, for 95 of 100."""
     vae, params, x = digits_of_two_numbers
@@ -79,7 +79,7 @@ def test_three_ways_on_digits(digits_of_two_numbers):
     assert exact.estimate.mean() > -25  # a model that has learned something
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_few_temperatures_leave_a_gap_on_both_sides(linear_problem):
     vae, params = linear_problem
     bounds = evaluation.bidirectional_bounds(vae, params, jax.random.key(1), 30, num_chains=4, num_temperatures=8)
@@ -91,7 +91,7 @@ def test_few_temperatures_leave_a_gap_on_both_sides(linear_problem):
     assert bounds.z.shape == (30, 20)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_weights_are_unbiased_however_few_the_temperatures(x64):
     """E[w] = p(x) exactly: the mean of many single chains is p(x), to a z-test that also bounds the error."""
     vae = models.linear_vae(3, 2)
@@ -110,7 +110,7 @@ def test_weights_are_unbiased_however_few_the_temperatures(x64):
     assert jnp.isnan(result.standard_error).all()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_backward_weights_are_unbiased(x64):
     """Likewise E[1 / w] = 1 / p(x) from an exact posterior sample."""
     vae = models.linear_vae(3, 2)
@@ -162,6 +162,7 @@ def test_the_step_size_is_found_from_far_off(linear_problem, caplog):
     assert not caplog.records
 
 
+@pytest.mark.exhaustive
 def test_chains_that_stand_still_are_announced(linear_problem, caplog, monkeypatch):
     vae, params = linear_problem
     for rate in ("ADAPTATION_RATE", "BURN_IN_RATE"):
@@ -172,7 +173,7 @@ def test_chains_that_stand_still_are_announced(linear_problem, caplog, monkeypat
     assert "moves of 3 of 3 examples were accepted (of one only 0.0%)" in record.getMessage()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_where_the_chains_start_does_not_matter(linear_problem):
     vae, params = linear_problem
     x = vae.decode(params, jax.random.normal(jax.random.key(1), (5, 20))).mean
@@ -184,7 +185,7 @@ def test_where_the_chains_start_does_not_matter(linear_problem):
     np.testing.assert_allclose(near.ess, 16, rtol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_an_example_is_evaluated_alike_in_any_batch():
     vae = models.linear_vae(3, 2)
     params = vae.init(jax.random.key(0))
@@ -225,10 +226,42 @@ def test_discrete_latents_are_refused():
         evaluation.bidirectional_bounds(vae, params, jax.random.key(1))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_simulated_data_are_binary_where_the_likelihood_is():
     vae = models.mlp_vae((2, 2), 2, (5,))
     bounds = evaluation.bidirectional_bounds(vae, vae.init(jax.random.key(0)), jax.random.key(1), 5, 2, 10)
     assert bounds.x.shape == (5, 2, 2)
     assert set(np.unique(bounds.x)) <= {0.0, 1.0}
     assert bounds.x.dtype == jnp.float32
+
+
+@pytest.mark.exhaustive
+def test_two_temperatures_are_importance_sampling(x64):
+    """Log of the mean weight, and not the mean of the logs, which is the ELBO."""
+    vae = models.linear_vae(3, 1)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), vae.init(jax.random.key(0)))
+    params = inference.with_exact_posterior(vae, params)
+    params["encoder"]["head"]["log_std"] += 0.5
+    x = jax.random.normal(jax.random.key(1), (4, 3))
+    exact = linear_log_likelihood(params, x)
+    settings = {"num_leapfrog": 1, "initial": evaluation.encoder_density}
+    found = evaluation.annealed_log_likelihood(vae, params, jax.random.key(2), x, 2000, 2, **settings)
+    assert found.standard_error.max() < 0.02
+    assert (abs(found.estimate - exact) < 4.5 * found.standard_error).all()
+    bound = evaluation.elbo(vae, params, jax.random.key(3), x, 1000)
+    assert (bound.estimate < exact - 0.1).all()
+
+
+@pytest.mark.slow
+def test_the_run_that_counts_does_not_adapt(monkeypatch):
+    rates = []
+
+    def walk(*args):
+        rates.append(args[7] if len(args) > 7 else None)
+        return real(*args)
+
+    real = hamiltonian.walk
+    monkeypatch.setattr(hamiltonian, "walk", walk)
+    vae = models.linear_vae(3, 2)
+    evaluation.annealed_log_likelihood(vae, vae.init(jax.random.key(0)), jax.random.key(1), jnp.ones((2, 3)), 2, 4)
+    assert rates == [hamiltonian.BURN_IN_RATE, hamiltonian.ADAPTATION_RATE, None]

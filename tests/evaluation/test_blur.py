@@ -7,6 +7,7 @@ from reference import in_float64
 from vaejax import evaluation, models
 
 
+@pytest.mark.slow
 def test_variances_of_the_linear_model(x64):
     """Samples have the variance of W z, and with the noise that of x under the model: W^T W + s^2 I."""
     vae = models.linear_vae(4, 2)

@@ -17,6 +17,7 @@ def problem():
     return vae, jax.tree.map(lambda leaf: 0.3 * leaf, vae.init(jax.random.key(0))), x
 
 
+@pytest.mark.exhaustive
 def test_a_report_holds_what_its_parts_say(problem, monkeypatch):
     vae, params, x = problem
     seen = []
@@ -42,6 +43,27 @@ def test_a_report_holds_what_its_parts_say(problem, monkeypatch):
     assert report.num_trusted == 60
 
 
+def test_a_report_says_of_what_its_errors_are(problem):
+    """The standard error that is printed is over examples; and log p(x) and the ELBO are of samples of their own."""
+    vae, params, x = problem
+    key = jax.random.key(2)
+    report = evaluation.report(vae, params, key, x, num_samples=100)
+    named = evaluation.numbers(report)
+    likelihood_key = jax.random.split(jax.random.key(2), 5)[0]
+    same = jax.random.fold_in(likelihood_key, 0)
+    one, hundred = evaluation.log_likelihood_sweep(vae, params, same, x, (1, 100))
+    spread = np.asarray(hundred.estimate).std(ddof=1) / np.sqrt(60)
+    assert named["log_likelihood"] == pytest.approx(float(hundred.estimate.mean()), rel=1e-5)
+    assert named["standard_error"] == pytest.approx(spread, rel=1e-3)
+    over_samples = evaluation.average(hundred).error_over_samples
+    assert named["standard_error_over_samples"] == pytest.approx(float(over_samples), rel=1e-3)
+    assert float(over_samples) != pytest.approx(spread, rel=0.03)
+    assert f"± {spread:.2f} nats" in evaluation.in_words(report)
+    assert abs(named["elbo"] - one.estimate.mean()) > 1e-4
+    error = np.hypot(one.standard_error, one.standard_error).mean() / np.sqrt(60)
+    assert abs(named["elbo"] - one.estimate.mean()) < 5 * error
+
+
 def test_a_report_in_numbers_and_in_words(problem):
     vae, params, x = problem
     report = evaluation.report(vae, params, jax.random.key(2), x, num_samples=50)
@@ -58,7 +80,7 @@ def test_a_report_in_numbers_and_in_words(problem):
     assert "in 12 of 60 a few weights decide all" in evaluation.in_words(doubtful)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_report_of_sequences_and_of_examples_all_alike(problem):
     vae, params, x = problem
     alike = evaluation.report(vae, params, jax.random.key(2), jnp.ones_like(x), num_samples=50)
@@ -82,7 +104,8 @@ def test_a_report_of_discrete_latents(problem):
         vae = models.mlp_vae((2, 2), 2, (5,), posterior=posterior)
         report = evaluation.report(vae, vae.init(jax.random.key(0)), jax.random.key(1), x, num_samples=10)
         assert (report.aggregate is not None) == has_moments
-        assert "units active" in evaluation.in_words(report)
+        assert (report.units is not None) == has_moments
+        assert ("units active" in evaluation.in_words(report)) == has_moments
         assert ("mutual_information" in evaluation.numbers(report)) == has_moments
 
 

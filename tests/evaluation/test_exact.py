@@ -33,6 +33,7 @@ def test_the_linear_model_of_a_std_for_each_pixel(x64):
     np.testing.assert_allclose(evaluation.linear_log_likelihood(vae, params, x), exact, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_the_linear_model_of_greatest_likelihood(x64):
     """Probabilistic PCA's own log p(x), which is computed from an eigendecomposition instead."""
     x = jax.random.normal(jax.random.key(0), (50, 4)) * jnp.array([[3.0, 2.0, 1.0, 0.5]])
@@ -58,6 +59,7 @@ def test_what_is_not_linear_is_refused():
             evaluation.linear_log_likelihood(vae, vae.init(jax.random.key(0)), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latent_dim", [1, 2])
 def test_quadrature_is_the_closed_form(latent_dim, x64):
     vae = models.linear_vae(data_dim=4, latent_dim=latent_dim)

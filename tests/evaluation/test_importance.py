@@ -6,8 +6,9 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro.distributions as dist
 import pytest
-from reference import in_float64, linear_elbo, linear_log_likelihood, with_exact_posterior
+from reference import in_float64, linear_elbo, linear_gaussian_arrays, linear_log_likelihood, with_exact_posterior
 
 from vaejax import evaluation, models
 
@@ -60,6 +61,7 @@ def test_elbo_agrees_with_the_closed_form(linear_problem):
     np.testing.assert_allclose(result.estimate, result.reconstruction - result.kl, rtol=1e-10)
 
 
+@pytest.mark.exhaustive
 def test_a_sweep_is_each_bound_by_itself(linear_problem):
     """Of each K the mean over groups agrees with the bound of K fresh samples, and its error is that of the groups."""
     vae, params, x = linear_problem
@@ -84,7 +86,7 @@ def test_a_sweep_is_each_bound_by_itself(linear_problem):
     assert averages[0].estimate + 5 * averages[0].error_over_samples < averages[1].estimate < averages[2].estimate
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_prior_as_a_proposal_needs_far_more_samples(linear_problem):
     vae, params, x = linear_problem
     params = with_exact_posterior(params)
@@ -104,6 +106,7 @@ def test_the_prior_as_a_proposal_needs_far_more_samples(linear_problem):
     assert abs((ours.estimate - exact).mean()) < 0.05
 
 
+@pytest.mark.exhaustive
 def test_the_unweighted_mean_is_not_the_likelihood(linear_problem):
     """The classic mistake: log E_q[p(x|z)] without p(z) / q(z|x) counts no KL, and is far above log p(x)."""
     vae, params, x = linear_problem
@@ -128,8 +131,34 @@ def test_a_proposal_of_ones_own(linear_problem):
     far = {**turned, "encoder": params["encoder"]}  # whose own q is not the posterior
     result = evaluation.log_likelihood_from(vae, far, jax.random.key(2), x[:6], good, num_samples=10)
     np.testing.assert_allclose(result.estimate, linear_log_likelihood(turned, x[:6]), rtol=1e-12)
-    with pytest.raises(ValueError, match=r"normal q of batch shape \(6,\); got Normal of \(2,\)"):
+    with pytest.raises(ValueError, match=r"q of batch shape \(6,\) and event shape \(2,\); got Normal of \(2,\)"):
         evaluation.log_likelihood_from(vae, far, jax.random.key(2), x[:6], vae.encode(turned, x[:2]))
+
+
+@pytest.mark.exhaustive
+def test_any_family_may_propose(linear_problem):
+    """Full covariance, the exact posterior: no noise at all. A mixture and a Student's t: within their errors."""
+    vae, params, x = linear_problem
+    x = x[:6].reshape(2, 3, 4)
+    *_, W, b, s = linear_gaussian_arrays(params)
+    covariance = jnp.linalg.inv(jnp.eye(2) + W @ W.T / s**2)
+    means = (x - b[None, None]) @ W.T @ covariance / s**2
+    exact = linear_log_likelihood(params, x)
+    full = dist.MultivariateNormal(means, covariance)
+    found = evaluation.log_likelihood_from(vae, params, jax.random.key(2), x, full, 10)
+    np.testing.assert_allclose(found.estimate, exact, rtol=1e-12)
+    apart = means[..., None, :] + jnp.array([[-0.3, 0.0], [0.3, 0.1]])[None, None]
+    mixture = dist.MixtureSameFamily(
+        dist.Categorical(logits=jnp.zeros((2, 3, 2))), dist.Normal(apart, jnp.ones_like(apart)).to_event(1)
+    )
+    heavy = dist.StudentT(5.0 * jnp.ones_like(means), means, 1.0).to_event(1)
+    for q in (mixture, heavy):
+        found = evaluation.log_likelihood_from(vae, params, jax.random.key(2), x, q, 4000, chunk_size=1000)
+        assert found.standard_error.max() < 0.05
+        assert (abs(found.estimate - exact) < 4 * found.standard_error).all()
+    expanded = dist.Normal(jnp.zeros(2), 1.0).to_event(1).expand((2, 3))
+    with pytest.raises(ValueError, match=r"arrays have the batch axes \(2, 3\).*without expand"):
+        evaluation.log_likelihood_from(vae, params, jax.random.key(2), x, expanded, 10)
 
 
 def test_averages_over_examples_and_over_samples():
@@ -139,6 +168,7 @@ def test_averages_over_examples_and_over_samples():
     np.testing.assert_allclose(mean, [-3.0, np.std([1, 2, 6], ddof=1) / np.sqrt(3), 0.1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_to_be_trusted_are_announced(linear_problem, caplog, no_type_hook):
     vae, params, x = linear_problem
     good = with_exact_posterior(params)
@@ -166,10 +196,11 @@ def test_numbers_that_are_not_to_be_trusted_are_announced(linear_problem, caplog
         ValueError, match=r"must be a list of one or more numbers of samples; got 10: .*use log_likelihood"
     ):
         evaluation.log_likelihood_sweep(vae, bad, jax.random.key(2), x, 10)
-    with pytest.raises(ValueError, match=r"one or more numbers of samples; got \(\)"):
+    with pytest.raises(ValueError, match=r"one or more numbers of samples; got a tuple of 0"):
         evaluation.log_likelihood_sweep(vae, bad, jax.random.key(2), x, ())
 
 
+@pytest.mark.slow
 def test_weights_that_are_all_but_equal_are_trusted_whatever_their_tail():
     """A latent that is ignored: log weights of a heavy tail, but of a thousandth of its size."""
     tail = 1e-3 * jax.random.pareto(jax.random.key(0), 0.7, (1000,))
@@ -193,6 +224,7 @@ def test_one_sample_has_no_standard_error(small_problem):
     np.testing.assert_allclose(one.ess, 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("chunk_size", "batch_size"), [(1, 1), (3, 2), (10, 7), (100, 100)])
 def test_chunks_change_memory_and_nothing_else(small_problem, chunk_size, batch_size):
     vae, params, x = small_problem
@@ -210,6 +242,7 @@ def test_an_example_is_evaluated_alike_alone_and_in_company(small_problem):
     np.testing.assert_allclose(alone.estimate[0], together.estimate[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_any_batch_axes(small_problem):
     vae, params, x = small_problem
     flat = evaluation.log_likelihood(vae, params, jax.random.key(2), x[:6], num_samples=10)
@@ -248,7 +281,7 @@ def test_numbers_must_be_positive_integers(small_problem, bad, no_type_hook):
         evaluation.log_likelihood(vae, params, jax.random.key(2), x, **bad)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_memory_is_set_by_the_chunks():
     # The peak of a process of its own: 1,000,000 images of 784 pixels, decoded at once, are 3 GiB.
     # Not getrusage's maximum, which a child inherits from the process that started it.

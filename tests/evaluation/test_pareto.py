@@ -7,6 +7,7 @@ from scipy import stats
 from vaejax import evaluation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [0.1, 0.5, 0.9, 1.5])
 def test_weights_of_a_known_index(index, x64):
     """Twenty sets of generalized Pareto weights: the mean estimate is right, but for the pull towards 0.5."""
@@ -33,6 +34,7 @@ def test_a_common_factor_changes_nothing():
     np.testing.assert_allclose(evaluation.pareto_index(log_w + 80), evaluation.pareto_index(log_w), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_equal_weights_have_no_tail():
     assert evaluation.pareto_index(jnp.full((100, 2), -90.0)).tolist() == [-np.inf, -np.inf]
     # Nor have those that only rounding parts, however heavy the tail of their differences.
@@ -45,3 +47,13 @@ def test_nothing_can_be_said_of_few_weights():
     assert evaluation.pareto_index(jax.random.normal(jax.random.key(0), (25,))).shape == ()
     with pytest.raises(ValueError, match="number of weights must be an integer of at least 25; got 24: draw more"):
         evaluation.pareto_index(jnp.zeros(24))
+
+
+@pytest.mark.slow
+def test_a_short_tail_is_pulled_towards_a_half():
+    """Of exponential weights, index 0, a tail of n = 5 says 0.29, and counts for 5 parts of 15; a half for 10."""
+    weights = jax.random.exponential(jax.random.key(0), (25, 4000))
+    short = evaluation.pareto_index(jnp.log(weights)).mean()
+    assert 0.39 < short < 0.47
+    long = evaluation.pareto_index(jnp.log(jax.random.exponential(jax.random.key(1), (5000, 20)))).mean()
+    assert -0.05 < long < 0.1

@@ -114,6 +114,49 @@ def test_the_command_leaves_its_rows(rooms, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_programs_for_accelerators_are_those_that_are_measured(rooms, monkeypatch):
+    """They trace, with the shapes of their work."""
+    from engines.benchmark import compiled
+
+    _, _, benchmark_work = rooms
+    monkeypatch.setattr(compiled, "WORK", {name: small(work) for name, work in benchmark_work.WORK.items()})
+    monkeypatch.setattr(compiled, "MANY", small(compiled.MANY)._replace(num_samples=6))
+    monkeypatch.setattr(compiled, "CHUNK", 3)
+    programs = compiled.programs(("aevb", "likelihood", "cost"))
+    assert list(programs)[:2] == ["aevb", "likelihood"]
+    assert len(programs) == 5
+    shapes = {name: jax.eval_shape(each.function, *each.arguments) for name, each in programs.items()}
+    assert shapes["aevb"][1].bound.shape == (3,)
+    assert shapes["aevb, population of 16"][1].bound.shape == (16, 3)
+    assert shapes["likelihood"].estimate.shape == (10,)
+
+
+def test_what_does_not_fit_is_said(rooms):
+    from engines.benchmark import compiled
+
+    row = {"device": "v5e:2x2", "work": "much", "limits": None, "kernels": None, "fits": False, "spare_bytes": -(2**31)}
+    text = compiled.table("v5e:2x2", [row | {"memory_bytes": {"temporaries": 18 * 2**30}, "seconds": 3.0}])
+    assert "v5e:2x2, compiled, not run" in text
+    assert "no, 2.0 GiB short" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the compilers of accelerators")
+def test_the_command_compiles_for_a_tpu(rooms, tmp_path, monkeypatch, capsys):
+    from engines.benchmark import compiled
+
+    benchmark, _, benchmark_work = rooms
+    one = compiled.program_of(small(benchmark_work.WORK["aevb"])._replace(batch_size=8, chunk=30))
+    monkeypatch.setattr(compiled, "programs", lambda chosen: {"one": one, "four": one._replace(num_devices=4)})
+    words = ["--devices", "v5e:2x2", "--work", "aevb", "--runs-dir", str(tmp_path), "--name", "run"]
+    compiled.run(benchmark.parse(words))
+    rows = json.loads((tmp_path / "run" / "compiled.json").read_text())
+    assert [(row["work"], row["num_devices"], row["all_reduces"]) for row in rows] == [("one", 1, 0), ("four", 4, 1)]
+    assert all(row["fits"] and row["passes"] == 30 and row["host_transfers"] == 0 for row in rows)
+    assert "v5e:2x2, compiled, not run" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_costs_are_measured_and_drawn(rooms, tmp_path, capsys):
     from engines.benchmark import cost as benchmark_cost
 
@@ -135,6 +178,7 @@ def test_costs_are_measured_and_drawn(rooms, tmp_path, capsys):
         (("--systems", "torch"), ["'torch' is unknown; did you mean torch-eager"]),
         (("--repeats", "0"), ["--repeats must be at least 1; got 0"]),
         (("--seconds", "0"), ["--seconds must be a positive number; got 0.0"]),
+        (("--devices", "h10"), ["device must be one of a100, h100, ", "got 'h10': did you mean h100"]),
     ],
 )
 def test_refused(rooms, monkeypatch, capsys, options, words):

@@ -115,6 +115,7 @@ REFUSED = {
     "unknown cure": (("--cures", "anealing"), ["--cures: 'anealing' is unknown", "aggressive"]),
     "no parts": (("--parts",), ["--parts must name at least one of trap", "got none"]),
     "no effort": (("--effort", "0"), ["--effort must be a positive number; got 0"]),
+    "more steps than there are numbers": (("--effort", "1e30"), ["--effort must be at most 1,000; got 1e+30"]),
     "no seeds": (("--seeds", "0"), ["--seeds must be from 1 to 1000; got 0"]),
     "points": (("--dataset", "two_gaussians"), ["expected grey images", "two_gaussians", "(2,)"]),
     "nothing to resume": (("--resume",), ["to resume; there is none"]),

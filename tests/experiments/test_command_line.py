@@ -61,7 +61,9 @@ def test_a_missing_package_is_one_line_that_says_how_to_install_it(missing, tmp_
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("name", ["train", "compare_gradients", "pca_to_vae", "collapse", "benchmark", "plots"])
+@pytest.mark.parametrize(
+    "name", ["train", "compare_gradients", "pca_to_vae", "collapse", "benchmark", "plots", "reproduce"]
+)
 def test_each_command_has_its_help(name):
     command = [sys.executable, EXPERIMENTS / f"{name}.py", "--help"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -134,15 +134,67 @@ def test_headline_and_tables(cli, compared):
         assert entry.items() <= row.items()
         assert gradient_tables.interval(row["samples_ratio"]) in text
     tables = [part.splitlines() for part in text.split("\n\n") if part.startswith("|")]
-    assert [len(table) - 2 for table in tables] == [2 * len(results["headline"]) // 3, 5, 2, 2]
+    assert [len(table) - 2 for table in tables] == [2 * len(results["headline"]) // 3, 5, 5, 2, 2]
     for header, rule, *lines in tables:
         assert set(rule) <= set("|- :")
         assert {line.count("|") for line in (header, *lines)} == {header.count("|")}
+    ranked = tables.pop(2)
+    assert ranked[2].split("|")[1].strip()[0] == "1"
+    # Reparameterization of most samples is what the others are held against, of fewer samples too.
+    (reference,) = (line for line in ranked if "| pathwise | 2 |" in line)
+    assert "| - |" in reference
+    fewer = only(results["rows"], moment="end", estimator="pathwise", num_samples=1)
+    assert fewer["summaries"]["encoder"]["bias_squared"] is not None
     assert "-" not in {cell.strip() for table in tables for line in table[2:] for cell in line.split("|")}
     # Without an importance-weighted bound there is no table of it.
     assert "Importance-weighted" in gradient_tables.terminal(results)
     elbo = {**results, "rows": [row for row in results["rows"] if row["bound"] == "elbo"]}
     assert "Importance-weighted" not in gradient_tables.terminal(elbo)
+
+
+@pytest.mark.slow
+def test_discrete_latents(cli, tmp_path):
+    """Two samples with leave-one-out are the unit, and the reference of the others' bias is that of most samples."""
+    options = ("--latents", "bernoulli", "--estimators", "disarm", "--num-samples", 4, "--max-training-decodings", 2)
+    run_here(cli, *options, "--runs-dir", tmp_path)
+    results = json.loads((tmp_path / "gradients-digits" / "results.json").read_text())
+    assert (results["unit"]["estimator"], results["unit"]["num_samples"]) == ("leave_one_out", 2)
+    unit = only(results["rows"], moment="end", estimator="leave_one_out", num_samples=2)
+    assert unit["seconds_ratio"] == [1, 1, 1]
+    assert unit["cost"]["temporary_bytes"] > 0
+    none = [row["summaries"]["encoder"]["bias_squared"] is None for row in results["rows"] if row["moment"] == "end"]
+    assert none == [False, True, False, False]
+    text = (tmp_path / "gradients-digits" / "table.md").read_text()
+    assert "that of two samples with leave-one-out being 1" in text
+    assert "REINFORCE needs" not in text
+
+
+def test_each_kind_of_latents_has_the_estimators_of_the_command_line(cli):
+    for latents, names in cli[0].ESTIMATORS.items():
+        field = cli[1].contestants.field_of(latents)
+        assert tuple(field.contestants) == names
+        assert field.unit[0] == names[0]
+
+
+def test_places_are_those_that_intervals_leave_open(cli):
+    from engines.gradients import tables as gradient_tables
+
+    encoder = {"norm": 2.0, "bias_squared": 0.2, "bias_squared_error": 0.04}
+    cost = {"temporary_bytes": 3 * 2**19}
+    same = {"moment": "end", "bound": "elbo", "refusal": None, "summaries": {"encoder": encoder}, "cost": cost}
+    ratios = {"a": [3.0, 2.0, 4.0], "b": [1.0, 0.5, 1.5], "c": [3.5, 3.0, 5.0], "d": [9.0, 8.0, 10.0]}
+    rows = [{**same, "estimator": name, "num_samples": 2, "seconds_ratio": ratio} for name, ratio in ratios.items()]
+    unit = {"estimator": "b", "num_samples": 2, "words": "b"}
+    results = {
+        "moments": [{"name": "end"}],
+        "rows": rows,
+        "labels": {n: n for n in ratios},
+        "level": 0.99,
+        "unit": unit,
+    }
+    table = gradient_tables.ranked(results)
+    assert [(cells[0], cells[1]) for cells in table.cells] == [("1", "b"), ("2 to 3", "a"), ("2 to 3", "c"), ("4", "d")]
+    assert table.cells[0][-2:] == ["0.05 ± 0.01", "1.50"]
 
 
 @pytest.mark.parametrize(
@@ -194,11 +246,12 @@ def test_pictures_are_drawn_from_the_folder_without_jax(compared, tmp_path, monk
     assert "expected the folder of a finished run" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_estimator_serves_two_samples(cli):
     vae = models.mlp_vae((8, 8), 2, (4,))
     params, x = vae.init(jax.random.key(0)), jnp.ones((3, 8, 8))
-    assert tuple(cli[1].contestants()) == cli[0].ESTIMATORS
-    for contestant in cli[1].contestants().values():
+    contestants = cli[1].contestants.field_of("gaussian").contestants
+    for contestant in contestants.values():
         estimator, objective = contestant.gradient(vae, 2)
         own = estimators.with_baseline(params, estimator, jax.random.key(1), x)
         gradient = jax.eval_shape(jax.grad(objective, has_aux=True), own, jax.random.key(2), x)[0]
@@ -225,6 +278,9 @@ REFUSED = {
         ["'score_funktion'", "did you mean score_function?", "vimco"],
     ),
     "no samples": (("--num-samples", "4", "0"), ["--num-samples must be at least 1; got 4 0"]),
+    "more seeds than there are numbers": (("--num-seeds", "9" * 12), ["--num-seeds must be below 2^31; got 9999"]),
+    "more latents than memory holds": (("--latent-dim", "100000000"), ["--latent-dim times", "1,073,741,824"]),
+    "more samples than JAX counts": (("--num-samples", "9" * 12), ["--num-samples and --hidden-sizes must be from 1"]),
     "two repeats": (("--num-repeats", "2"), ["--num-repeats must be at least 3; got 2"]),
     "no seeds": (("--num-seeds", "0"), ["--num-seeds must be at least 1; got 0"]),
     "seed": (("--seed", "-1"), ["--seed must be from 0 to 2^31 - 1; got -1"]),

@@ -23,7 +23,8 @@ from commands import EXPERIMENTS, is_picture, main_of, refusal
 from vaejax import training
 from vaejax.training import checkpoints
 
-TINY = ("--hidden-sizes", "8", "--num-steps", "20", "--eval-samples", "10")
+SHORT = ("--num-steps", "20", "--eval-samples", "10")
+TINY = ("--hidden-sizes", "8", *SHORT)
 # 100 reports, and a checkpoint at each where a run is disturbed.
 LONG = ("--hidden-sizes", "16", "--num-steps", "100", "--eval-samples", "10")
 OFTEN = (*LONG, "--checkpoint-seconds", "0")
@@ -123,7 +124,8 @@ def check_left_behind(folder, num_steps, pictures=("learning_curve", "training_s
     assert steps == sorted(set(steps))
     assert steps[-1] == num_steps
     assert all(np.isfinite(value) for row in reports for value in row.values())
-    assert {"step", "seconds", "bound", "elbo", "kl", "reconstruction", "validation_elbo"} <= reports[0].keys()
+    assert {"step", "seconds", "bound", "elbo", "kl", "reconstruction"} <= reports[0].keys()
+    assert {"validation_elbo", "validation_iwae"} & reports[0].keys()
     values = result(folder)
     assert values.keys() >= RESULT_KEYS
     assert all(np.isfinite(value) for value in values.values() if not isinstance(value, str))
@@ -166,7 +168,7 @@ def default_run(tmp_path_factory):
 def test_default_command_leaves_everything_behind(default_run, cli):
     folder, _, _, _ = default_run
     values = check_left_behind(
-        folder, 20, ("learning_curve", "training_strip", "reconstructions", "samples", "manifold")
+        folder, 20, ("learning_curve", "training_strip", "reconstructions", "samples", "manifold", "calibration")
     )
     assert values["dataset"] == "digits"
     assert values["num_samples"] == 10
@@ -295,6 +297,11 @@ VARIANTS = {
         *("--dataset", "spiral", *REAL, "gaussian_fixed_std", "--likelihood-std", "0.1", "--kl", "entropy"),
         *("--activation", "softplus", "--seed", "3", "--batch-size", "50", "--estimator", "measure_valued"),
     ),
+    "given the label, half missing": ("--condition-on", "label", "--missing", "0.5"),
+    "conv given the label, free bits": (
+        *("--model", "conv", "--hidden-sizes", "3", "8", "--condition-on", "label", "--objective", "free_bits"),
+        *("--posterior", "bernoulli", "--estimator", "enumerate_support"),
+    ),
     "digits, gaussian, iwae, doubly reparameterized": (
         *(*REAL, "gaussian", "--objective", "iwae", "--estimator", "doubly_reparameterized"),
         *("--num-samples", "2", "--activation", "gelu", "--hidden-sizes", "8", "4"),
@@ -308,19 +315,56 @@ VARIANTS = {
         *("--dataset", "linear_gaussian", "--model", "linear", *REAL, "gaussian_shared_std", "--inference", "em"),
     ),
     "best std": (*("--dataset", "spiral", *REAL, "gaussian_shared_std", "--objective", "optimal_std"),),
+    "layers, gated, averaged": (
+        *("--model", "hierarchical", "--upper-latent-dims", "3", "2", "--kl", "sampled", "--activation", "gated"),
+        *("--averages", "0.9", "--prior", "flow", "--prior-layers", "2"),
+    ),
+    "pseudo-inputs, accumulated": (
+        *("--prior", "vamp", "--prior-components", "5", "--objective", "iwae", "--num-samples", "2"),
+        *("--accumulate-steps", "2", "--max-gradient-norm", "5", "--validation-samples", "3"),
+    ),
+    "flow": (
+        *("--posterior", "flow", "--kl", "sampled", "--latent-dim", "3", "--likelihood", "continuous_bernoulli"),
+        *("--binarization", "none"),
+    ),
+    "8-bit pixels, convolutions below a layer": (
+        *("--model", "conv", "--hidden-sizes", "3", "8", "--upper-latent-dims", "2", "--kl", "sampled"),
+        *("--likelihood", "discretized_logistic_mixture", "--binarization", "levels"),
+    ),
+    "counts": ("--likelihood", "zero_inflated_negative_binomial", "--binarization", "levels"),
+    "full covariance": ("--posterior", "full-covariance", "--latent-dim", "3"),
+    "mixture, weight decay": (
+        *("--prior", "mixture", "--prior-components", "3", "--kl", "sampled", "--weight-decay", "0.01"),
+    ),
     "MMD, cycles": (*("--objective", "info_vae", "--mmd-weight", "10", "--kl-cycle-steps", "10", "--beta", "0.5"),),
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+# What others below or above have in common with these.
+MORE = ("conv, iwae, categorical posterior, vimco", "best std", "two_gaussians, moving average, sampled")
+MORE += ("conv given the label, free bits", "digits, gaussian, iwae, doubly reparameterized", "full covariance")
+MORE += ("spiral, measure-valued, entropy", "linear_gaussian, leave-one-out, entropy", "linear on digits, nvil")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, marks=pytest.mark.exhaustive if name in MORE else pytest.mark.slow, id=name)
+        for name, options in VARIANTS.items()
+    ],
+)
 def test_variants(cli, tmp_path, options, capsys):
-    assert run_here(cli, *TINY, *options, "--runs-dir", tmp_path) == 0
+    assert run_here(cli, *(SHORT if "linear" in options else TINY), *options, "--runs-dir", tmp_path) == 0
     (folder,) = tmp_path.iterdir()
     pictures = {"learning_curve", "training_strip", "reconstructions", "samples"}
     config = json.loads((folder / "config.json").read_text())
-    if (config["dataset"], config["latent_dim"], config["posterior"]) == ("digits", 2, "gaussian"):
+    given_label, missing = config["condition_on"] == "label", config["missing"] > 0
+    named = ("dataset", "latent_dim", "posterior", "condition_on", "prior", "upper_latent_dims")
+    if [config[name] for name in named] == ["digits", 2, "gaussian", "nothing", "standard", []]:
         pictures |= {"manifold"}
+    pictures |= {"imputations"} if missing else set()
+    pictures |= set() if given_label or missing else {"calibration"}
+    assert ("smallest_rank_p_value" in result(folder)) != (given_label or missing)
     check_left_behind(folder, 20, pictures)
     reports = rows(folder)
     assert reports[0]["bound"] != reports[-1]["bound"]
@@ -345,7 +389,8 @@ AUTOENCODERS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("options", AUTOENCODERS.values(), ids=AUTOENCODERS)
 def test_autoencoders(cli, tmp_path, options, capsys):
-    options = (*TINY, "--objective", "reconstruction", *options, "--runs-dir", tmp_path)
+    sizes = SHORT if "linear" in options else TINY
+    options = (*sizes, "--objective", "reconstruction", *options, "--runs-dir", tmp_path)
     assert run_here(cli, *options) == 0
     (folder,) = tmp_path.iterdir()
     config = json.loads((folder / "config.json").read_text())
@@ -382,19 +427,16 @@ def test_aevb_stops_by_its_rule(cli, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "options", [("--dataset", "mnist", "--latent-dim", "3"), ("--preset", "binarized_mnist", "--latent-dim", "2")]
-)
-def test_prepared_image_sets(cli, tmp_path, prepared_tfds, options):
+def test_a_prepared_image_set(cli, tmp_path, prepared_tfds):
     jax.config.update("jax_disable_most_optimizations", False)  # 10,000 test images are more work than to compile
     tiny = ("--num-steps", "20", "--hidden-sizes", "8", "--eval-samples", "10", "--batch-size", "20")
     try:
-        assert run_here(cli, *options, *tiny, "--data-dir", prepared_tfds, "--runs-dir", tmp_path) == 0
+        assert run_here(cli, "--dataset", "mnist", *tiny, "--data-dir", prepared_tfds, "--runs-dir", tmp_path) == 0
     finally:
         jax.config.update("jax_disable_most_optimizations", True)
     (folder,) = tmp_path.iterdir()
-    pictures = ("learning_curve", "training_strip", "reconstructions", "samples", "manifold")
-    values = check_left_behind(folder, 20, pictures if "2" in options else pictures[:-1])
+    pictures = ("learning_curve", "training_strip", "reconstructions", "samples", "calibration", "manifold")
+    values = check_left_behind(folder, 20, pictures)
     assert values["num_test_examples"] == 10_000
     assert -700 < values["test_log_likelihood"] < -150
 
@@ -517,11 +559,11 @@ def test_full_disk_keeps_the_last_good_checkpoint(cli, quick, undisturbed, stopp
 
 
 @pytest.mark.slow
-def test_killed_twenty_times(cli, quick, undisturbed, tmp_path):
+def test_killed_again_and_again(cli, quick, undisturbed, tmp_path):
     """In start-up, between reports and in the middle of saving; the program that continues comes from the cache."""
     folder = tmp_path / "digits"
     random = np.random.default_rng(0)
-    moments = random.permutation(["start"] * 5 + ["training"] * 10 + ["saving"] * 5)
+    moments = random.permutation(["start"] * 2 + ["training"] * 3 + ["saving"] * 3)
     reached, left_half_written = [], 0
     for moment in moments:
         options = ["--resume"] if folder.exists() else []
@@ -545,7 +587,7 @@ def test_killed_twenty_times(cli, quick, undisturbed, tmp_path):
         reached.append(max(checkpoints.steps(folder / "checkpoints"), default=0))
         left_half_written += bool(list((folder / "checkpoints").glob(".tmp-*")))
     assert reached == sorted(reached)
-    assert len(set(reached)) >= 8
+    assert len(set(reached)) >= 4
     assert reached[-1] < 100
     assert left_half_written >= 1
     run(*LONG, "--resume", "--runs-dir", tmp_path, env=quick)
@@ -562,6 +604,53 @@ def changed(path, before):
 
 TWO_GAUSSIANS = ("--dataset", "two_gaussians")
 REFUSED = {
+    "a KL of layers in closed form": (("--model", "hierarchical"), ["needs --kl sampled; got analytic"]),
+    "a KL of a learned prior in closed form": (("--prior", "vamp"), ["needs --kl sampled; got analytic"]),
+    "free bits of layers": (
+        ("--model", "hierarchical", "--objective", "free_bits"),
+        ["--model hierarchical with --posterior gaussian needs --objective elbo, iwae or renyi; got free_bits"],
+    ),
+    "pseudo-inputs of another prior": (("--prior-components", "3"), ["belongs to --prior mixture or vamp"]),
+    "pseudo-inputs of a label": (
+        ("--prior", "vamp", "--kl", "sampled", "--condition-on", "label"),
+        ["--prior vamp needs --condition-on nothing; got label"],
+    ),
+    "Gaussians over coins": (
+        ("--prior", "mixture", "--kl", "sampled", "--posterior", "bernoulli"),
+        ["--prior mixture needs --posterior gaussian, full_covariance or flow; got bernoulli"],
+    ),
+    "half of one number": (
+        ("--prior", "flow", "--kl", "sampled", "--latent-dim", "1"),
+        ["--prior-layers must be left out", "a flow moves one half of z by the other"],
+    ),
+    "a flow in closed form": (("--posterior", "flow"), ["and --posterior flow needs --kl sampled; got analytic"]),
+    "free bits of a full covariance": (
+        ("--posterior", "full_covariance", "--objective", "free_bits"),
+        ["--posterior full_covariance needs --objective elbo, iwae, renyi or info_vae; got free_bits"],
+    ),
+    "layers of an mlp": (("--upper-latent-dims", "3"), ["belongs to --model hierarchical or conv; got mlp"]),
+    "8-bit pixels of black and white": (
+        ("--likelihood", "categorical_pixels"),
+        ["--likelihood categorical_pixels needs --binarization levels; got dynamic"],
+    ),
+    "a beta at its edges": (
+        ("--likelihood", "beta", "--binarization", "none"),
+        ["--likelihood beta needs --binarization dequantized; got none"],
+    ),
+    "coins of 256 sides": (
+        ("--binarization", "levels"),
+        ["--binarization levels needs --likelihood categorical_pixels, discretized_logistic_mixture, poisson,"],
+    ),
+    "averages of EM": (
+        ("--averages", "0.9", "--inference", "em"),
+        ["--averages 0.9 needs --inference amortized; got em"],
+    ),
+    "an average of nothing new": (("--averages", "1"), ["--averages must be at least 0 and below 1; got 1.0"]),
+    "decay of Adagrad": (("--weight-decay", "0.1", "--optimizer", "adagrad"), ["belongs to --optimizer adam"]),
+    "more pseudo-inputs than images": (
+        ("--prior", "vamp", "--kl", "sampled", "--prior-components", "5000"),
+        ["the number of examples must be", "5000"],
+    ),
     "a bound of a point": (("--posterior", "point"), ["--posterior point needs --objective reconstruction; got elbo"]),
     "a reconstruction of coins": (
         ("--objective", "reconstruction", "--posterior", "bernoulli"),
@@ -624,7 +713,7 @@ REFUSED = {
     "categories of a Gaussian": (("--num-categories", "3"), ["--num-categories belongs to --posterior categorical"]),
     "coins under the pathwise gradient": (
         ("--posterior", "bernoulli"),
-        ["got q = BernoulliLogits. Use estimators.score_function"],
+        ["got q = BernoulliLogits. Use score_function(baseline='leave_one_out')"],
     ),
     "unknown dataset": (("--dataset", "mnit"), ["'mnit'", "'mnist'", "digits"]),
     "no latents": (("--latent-dim", "0"), ["--latent-dim must be at least 1; got 0"]),
@@ -660,6 +749,51 @@ REFUSED = {
         ["(height, width)", "(2,)"],
     ),
     "empty layer": (("--hidden-sizes", "0"), ["positive integers", "0"]),
+    "empty channels": (
+        ("--model", "conv", "--hidden-sizes", "0", "1"),
+        ["--hidden-sizes must be positive integers; got 0"],
+    ),
+    "negative units": (("--model", "conv", "--hidden-sizes", "8", "-8"), ["--hidden-sizes must be positive", "got -8"]),
+    "more latents than a machine counts": (("--latent-dim", "9" * 12), ["--latent-dim must be below 2^31; got 9999"]),
+    "more latents than memory holds": (
+        ("--latent-dim", "100000000"),
+        ["--latent-dim must be smaller", "1,073,741,824"],
+    ),
+    "more samples than a machine counts": (("--num-samples", "1" + "0" * 20), ["--num-samples must be below 2^31"]),
+    "more samples than memory holds": (
+        ("--objective", "iwae", "--num-samples", "1000000"),
+        ["--num-samples must be smaller, or --batch-size, or --chunk-size given"],
+    ),
+    "more evaluation than a life": (("--eval-samples", "1" + "0" * 20), ["--eval-samples must be at most 10,000,000"]),
+    "a weight of no single": (("--beta", "1e39"), ["--beta must be 0, or from 1.2e-38 to 3.4e38 in size", "1e+39"]),
+    "a std of no single": (
+        ("--likelihood", "gaussian_fixed_std", "--likelihood-std", "1e-46", "--binarization", "none"),
+        ["--likelihood-std must be 0, or from 1.2e-38", "1e-46"],
+    ),
+    "bits of no single": (
+        ("--objective", "free_bits", "--free-bits", "1e39"),
+        ["--free-bits must be 0, or from 1.2e-38"],
+    ),
+    "an order of no single": (("--objective", "renyi", "--alpha", "1e39"), ["--alpha must be 0, or from 1.2e-38"]),
+    "layers of a linear model": (
+        ("--model", "linear", "--hidden-sizes", "10", "20"),
+        ["--hidden-sizes belongs to --model mlp, conv or hierarchical; got linear"],
+    ),
+    "an activation of a linear model": (
+        ("--model", "linear", "--activation", "relu"),
+        ["--activation belongs to --model mlp, conv or hierarchical; got linear"],
+    ),
+    "chunks of more than there is": (
+        ("--num-samples", "2", "--chunk-size", "3"),
+        ["--chunk-size must be below --num-samples, 2, to have an effect; got 3"],
+    ),
+    "a run elsewhere": (("--name", "../../x"), ["--name must be without [ ] \\ * ? / ~", "'../../x'"]),
+    "a run at the root": (("--name", "/x"), ["--name must be without", "'/x'"]),
+    "a run in the folder above": (("--name", ".."), ["--name must be the name of a folder in", "'..'"]),
+    "a run without a name": (("--name", ""), ["--name must be the name of a folder in", "''"]),
+    "a run at home": (("--name", "~"), ["--name must be without", "'~'"]),
+    "a pattern": (("--name", "a[b]"), ["--name must be without", "'a[b]'"]),
+    "a backslash": (("--name", "a\\b"), ["--name must be without"]),
     "not prepared": (
         ("--dataset", "mnist"),
         ["not prepared", "train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz", "--manual-dir"],
@@ -703,7 +837,10 @@ def test_unknown_options_are_errors(quick, tmp_path, options):
     ("options", "says"),
     [
         # The parameters are as large as they can be, and the bound is not finite.
-        (("--optimizer", "sgd", "--learning-rate", "1e6", "--checkpoint-seconds", "0"), r"good checkpoint, of step 1,"),
+        (
+            ("--optimizer", "sgd", "--learning-rate", "1e6", "--checkpoint-seconds", "0"),
+            r"good checkpoint, of step \d+,",
+        ),
         # The first step's bound is finite, the parameters after it are not: they must not be saved.
         (("--optimizer", "sgd", "--learning-rate", "1e38", "--checkpoint-seconds", "0"), "there was no checkpoint yet"),
     ],
@@ -715,6 +852,61 @@ def test_diverging_run_says_where(cli, tmp_path, options, says):
     reports = rows(tmp_path / "two_gaussians")
     assert all(np.isfinite(value) for row in reports for value in row.values())
     assert checkpoints.steps(tmp_path / "two_gaussians" / "checkpoints") == [row["step"] for row in reports]
+
+
+def test_a_folder_of_runs_with_a_pattern_in_its_name(cli, monkeypatch, capsys, tmp_path):
+    for name in ("runs[1]", "a\\b"):
+        error = refusal(main_of("train"), monkeypatch, capsys, *TINY, "--runs-dir", tmp_path / name)
+        assert error.startswith("error: --runs-dir must be without [ ] \\ * ?")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("metrics.jsonl", "{}\n", "expected line 1 of .*metrics.jsonl to report"),
+        ("metrics.jsonl", "3\n", "expected line 1 of .*metrics.jsonl to report.*got 3"),
+        ("metrics.jsonl", '{"step": 2, "validation_elbo": 1.0}\n{"step": 1, "validation_elbo": 1.0}\n', "line 2 of"),
+        ("metrics.jsonl", '{"step": 1, "validation_elbo": "high"}\n', "line 1 of .*in numbers"),
+        ("config.json", "[]", "to hold the options of the run.*got \\[\\]"),
+        ("config.json", "{", "to hold the options of the run.*got no JSON"),
+    ],
+)
+def test_files_that_are_not_as_a_run_left_them(experiments, tmp_path, name, text, words):
+    from engines.harness import run_folder
+
+    (tmp_path / name).write_text(text)
+    read = {
+        "metrics.jsonl": run_folder.read_metrics,
+        "config.json": lambda folder: run_folder.check_same_options(folder, {"latent_dim": 2}),
+    }
+    with pytest.raises(ValueError, match=f"{words}.*put the file back as it was"):
+        read[name](tmp_path)
+
+
+def test_an_unknown_platform_is_one_line(quick, tmp_path):
+    done = run(*TINY, "--runs-dir", tmp_path, env={**quick, "JAX_PLATFORMS": "frob"}, returncode=2)
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: JAX_PLATFORMS=frob: ")
+    assert "such as cpu" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_belongs_to_one_process(experiments, tmp_path):
+    from engines.harness import run_folder
+
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    code = "import pathlib, sys; from engines.harness import run_folder; run_folder.claim(pathlib.Path(sys.argv[1]))"
+    claimed = [sys.executable, "-c", code, folders[0]]
+    run_folder.claim(folders[0])
+    run_folder.claim(folders[0])  # its own does not count
+    other = subprocess.run(claimed, cwd=EXPERIMENTS, capture_output=True, text=True)
+    assert "another one that runs writes into it" in other.stderr
+    run_folder.claim(folders[1])
+    subprocess.run(claimed, cwd=EXPERIMENTS, check=True)
+    assert not [path for folder in folders for path in folder.iterdir()]
 
 
 def test_free_names(cli, tmp_path):

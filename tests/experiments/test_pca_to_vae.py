@@ -390,6 +390,7 @@ def test_first_line_needs_no_jax():
     subprocess.run([sys.executable, "-c", code], check=True, cwd=EXPERIMENTS)
 
 
+@pytest.mark.slow
 def test_training_in_calls_is_one_fit(cli):
     from engines.harness import fitting
 

@@ -96,6 +96,7 @@ def test_an_interrupted_grid_is_resumed(cli, grid, tmp_path, monkeypatch):
     assert [without_times(run) for run in found["runs"]] == [without_times(run) for run in expected["runs"]]
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_does_not_take_others_along(cli, tmp_path, capsys):
     several(cli, tmp_path, "grid", "--learning-rate", 1e-3, 1e30, "--optimizer", "sgd", "--seeds", 2)
     good, bad = result(tmp_path / "grid")["groups"]

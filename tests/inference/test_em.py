@@ -98,6 +98,7 @@ def test_em_refuses_what_it_cannot_solve():
             inference.em(vae, vae.init(jax.random.key(0)), x, num_steps=1)
 
 
+@pytest.mark.exhaustive
 def test_variational_em_moves_one_group_at_a_time():
     vae = models.mlp_vae((3,), 2, (4,), "gaussian_shared_std")
     params, x = vae.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (6, 3))
@@ -114,6 +115,7 @@ def test_variational_em_moves_one_group_at_a_time():
         assert int(state.step) == 1
 
 
+@pytest.mark.slow
 def test_variational_em_of_one_step_each_is_gradient_ascent_by_turns():
     """By hand: the encoder's step first, then the decoder's at the new encoder."""
     vae = models.linear_vae(3, 2)

@@ -21,7 +21,7 @@ def make(vae, validation, **options):
     return inference.make_aggressive_train_step(vae, objectives.make_elbo(vae), *OPTIMIZERS, validation, **settings)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_encoder_runs_ahead_and_the_decoder_follows(problem):
     """By hand, for as many steps as the program says that it took."""
     vae, params, x = problem
@@ -49,6 +49,7 @@ def test_the_encoder_runs_ahead_and_the_decoder_follows(problem):
     assert number == 7 or not rises[-1]
 
 
+@pytest.mark.exhaustive
 def test_usual_training_once_it_is_over(problem):
     """One step of encoder and decoder each, at the parameters that were there: plain gradient ascent."""
     vae, params, x = problem
@@ -68,6 +69,7 @@ def test_usual_training_once_it_is_over(problem):
     assert info.aggressive == 0
 
 
+@pytest.mark.exhaustive
 def test_it_is_over_when_the_information_stops_rising(problem):
     vae, params, x = problem
     step = make(vae, x[40:], check_every=3, patience=2)

@@ -46,6 +46,7 @@ def test_any_start_leads_there(linear_problem):
     assert fitted.standard_error.max() < 1e-3
 
 
+@pytest.mark.exhaustive
 def test_examples_are_fitted_alike_in_any_batch(linear_problem):
     vae, params, x = linear_problem
     together = inference.fit_posterior(vae, params, jax.random.key(2), x, num_steps=20, batch_size=3)
@@ -55,6 +56,7 @@ def test_examples_are_fitted_alike_in_any_batch(linear_problem):
     assert shaped.elbo.shape == (2, 5)
 
 
+@pytest.mark.exhaustive
 def test_one_q_for_all_is_the_worst_of_three(linear_problem):
     """E[log p(x)] - ELBO of the best shared q, in closed form for a linear model: q is N(mean of means, ...)."""
     vae, params, x = linear_problem
@@ -72,6 +74,7 @@ def test_one_q_for_all_is_the_worst_of_three(linear_problem):
     assert abs((exact - np.asarray(own.elbo)).mean()) < 1e-3
 
 
+@pytest.mark.exhaustive
 def test_the_gap_is_the_sum_of_its_parts(linear_problem):
     vae, params, x = linear_problem
     gap = inference.inference_gap(vae, params, jax.random.key(2), x, num_steps=800, num_samples=2000)
@@ -87,7 +90,7 @@ def test_the_gap_is_the_sum_of_its_parts(linear_problem):
     assert gap.amortization.estimate > 0
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_markov_chains_find_the_posterior():
     vae = models.linear_vae(4, 2)
     params = vae.init(jax.random.key(0))
@@ -102,8 +105,8 @@ def test_markov_chains_find_the_posterior():
     np.testing.assert_allclose(drawn.std, np.broadcast_to(np.sqrt(np.diag(covariance)), (2, 2)), rtol=0.1)
 
 
-@pytest.mark.slow
-def test_chains_that_start_in_two_modes_say_so():
+@pytest.mark.exhaustive
+def test_chains_that_start_in_two_modes_say_so(caplog):
     """Data z^2 and little noise: from one side the chains agree on half of the posterior, from both they do not."""
 
     def decode(params, z):
@@ -119,9 +122,11 @@ def test_chains_that_start_in_two_modes_say_so():
     one_side = inference.sample_posterior(vae, params, jax.random.key(1), x, **options)
     assert one_side.r_hat.max() < 1.05
     np.testing.assert_allclose(one_side.mean, 1.0, atol=0.05)
+    assert not caplog.records
     far_apart = dist.Normal(jnp.zeros(1), 3.0).to_event(1)
     both = inference.sample_posterior(vae, params, jax.random.key(2), x, start=far_apart, **options)
     assert both.r_hat.max() > 2
+    assert "the chains of 1 of 1 examples have not met" in caplog.text
     np.testing.assert_allclose(jnp.abs(both.z).mean(), 1.0, atol=0.05)
     with pytest.raises(ValueError, match=r"event shape \(1,\); got \(\) and \(\)"):
         inference.sample_posterior(vae, params, jax.random.key(2), x, start=dist.Normal(0.0, 1.0), **options)
@@ -132,7 +137,7 @@ def grid(extent=6.0, number=121):
     return jnp.stack(jnp.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_two_divergences_of_a_gaussian_are_zero(x64):
     points = grid()
     precision = jnp.array([[2.0, 0.8], [0.8, 1.0]])
@@ -146,7 +151,7 @@ def test_the_two_divergences_of_a_gaussian_are_zero(x64):
         assert abs(fitted.forward_kl) < 1e-6
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_one_direction_seeks_a_mode_and_the_other_covers_the_mass(x64):
     points = grid()
     modes = [(-2.0, 0.0), (2.0, 0.0)]
@@ -196,6 +201,7 @@ def test_discrete_latents_are_refused():
             infer(coins, params, jax.random.key(2), x)
 
 
+@pytest.mark.exhaustive
 def test_the_fit_beats_the_encoder_and_not_the_likelihood():
     vae = models.mlp_vae((2, 2), 2, (5,))
     params = jax.tree.map(lambda leaf: 2 * leaf, vae.init(jax.random.key(0)))

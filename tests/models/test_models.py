@@ -65,6 +65,7 @@ class NNXDecoder(nnx.Module):
         return self.dense(z).reshape(-1, 4, 4, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [models.mlp_vae, models.conv_vae])
 @pytest.mark.parametrize("posterior", ["bernoulli", distributions.categorical(4)], ids=["bernoulli", "categorical"])
 def test_discrete_codes(build, posterior):
@@ -96,6 +97,7 @@ def test_a_decoder_sees_categories_one_hot():
     np.testing.assert_array_equal(vae.decode(params, jnp.array([[1, 0]])).mean, expected)
 
 
+@pytest.mark.exhaustive
 def test_a_users_own_networks_and_head():
     laplace = distributions.Head(1, lambda key, shape: {}, lambda params, mean: dist.Laplace(mean, jnp.ones_like(mean)))
     vae = models.make_vae(
@@ -197,5 +199,7 @@ def test_check_data_speaks_before_anything_is_compiled():
 
 def test_networks_with_too_few_outputs_are_refused():
     vae = models.make_vae(networks.mlp(3, (), 3), networks.mlp(2, (), 3), data_shape=(3,), latent_dim=2)
-    with pytest.raises(ValueError, match=r"the encoder must return 2 x 2 numbers .* got \[\(7, 3\)\] for 7 examples"):
+    with pytest.raises(
+        ValueError, match=r"the encoder must return 2 arrays of shape \(2,\) .* got \[\(7, 3\)\] for n = 7"
+    ):
         vae.encode(vae.init(jax.random.key(0)), jnp.ones((7, 3)))

@@ -7,7 +7,7 @@ from jax import export, lax
 from jax.test_util import check_grads
 
 from vaejax import models, networks, objectives
-from vaejax.models import convolutions
+from vaejax.models.networks import convolutions
 
 
 class LinenDense(linen.Module):
@@ -82,7 +82,7 @@ def test_state_other_than_parameters_is_refused_by_name(network, name):
 
 
 def test_what_is_no_network_is_refused():
-    with pytest.raises(ValueError, match=r"must be a pair \(init, apply\).*got int"):
+    with pytest.raises(ValueError, match=r"must be a pair \(init, apply\).*got 3"):
         networks.as_network(3, (3,))
 
 
@@ -117,7 +117,10 @@ def test_the_kernel_of_a_linear_network():
     np.testing.assert_allclose(network.apply(params, x), x @ kernel + params["layer_0"]["bias"][None], rtol=1e-5)
     for deep in (networks.mlp(3, (5,), 2), networks.conv_encoder((8, 8, 1), (4,), 6, 2)):
         others = jax.eval_shape(deep.init, jax.random.key(0))
-        with pytest.raises(ValueError, match=r"expected a linear network, mlp\(..., hidden_sizes=\(\)\); got one with"):
+        with pytest.raises(
+            ValueError,
+            match=r"expected a linear network, mlp.*; got one with",
+        ):
             networks.linear_kernel(others)
 
 
@@ -131,6 +134,7 @@ def test_conv_networks_keep_any_image_shape(image_shape):
     assert decoded.shape == (5, 2, *image_shape)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("image_shape", [(8, 8, 3), (7, 10, 1), (9, 5, 2)])
 def test_convolutions_as_products_are_those_of_flax(image_shape):
     """In value and in both gradients, also at odd sizes."""
@@ -149,7 +153,7 @@ def test_convolutions_as_products_are_those_of_flax(image_shape):
         np.testing.assert_allclose(own_of_kernel, jax.tree.leaves(of_state)[0], atol=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("product", [networks.halving_product, networks.doubling_product])
 def test_convolutions_as_products_have_derivatives_of_every_kind(product, x64):
     """Forwards, backwards, twice, and under `vmap`, though each has the transpose of the other for its own."""
@@ -249,5 +253,5 @@ def test_half_precision_is_of_the_arithmetic_alone():
     assert {leaf.dtype for leaf in jax.tree.leaves((params, gradient))} == {jnp.float32.dtype}
     assert half.apply(params, x).dtype == jnp.bfloat16
     np.testing.assert_allclose(value, networks.mlp(3, (5,), 2).apply(params, x).sum(), rtol=0.05, atol=0.05)
-    with pytest.raises(ValueError, match=r"expected a floating dtype, such as jnp\.bfloat16"):
+    with pytest.raises(ValueError, match=r"expected a floating dtype .*such as jnp\.bfloat16"):
         networks.in_dtype(half, jnp.int32)

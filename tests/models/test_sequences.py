@@ -50,6 +50,7 @@ def test_a_token_is_given_the_code_and_those_before_it_alone(problem):
     assert np.abs(first_three(x, z) - first_three(x, z + 1)).min() > 1e-4
 
 
+@pytest.mark.exhaustive
 def test_any_batch_axes(problem):
     vae, params, x = problem
     z = jax.random.normal(jax.random.key(2), (2, 3, 2))
@@ -64,7 +65,7 @@ def test_any_batch_axes(problem):
     assert vae.encode(params, x[0]).batch_shape == ()
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_it_is_a_model_like_any_other(problem):
     """Bounds by several estimators, training, and every number of the evaluation that needs no mean."""
     vae, params, x = problem
@@ -131,7 +132,7 @@ def test_sizes_out_of_range_are_refused(name, bad):
         sequences.lstm_vae(**sizes)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_generators_information_is_known():
     """I(x; z) from log p(x) by quadrature, against the same from the entropy that many samples have."""
     vae, params = sequences.latent_lstm(jax.random.key(0), vocabulary_size=3, length=3, hidden_size=20)

@@ -22,6 +22,7 @@ def rates(vae, params, x):
     return distributions.kl_per_unit(vae.encode(params, x), vae.prior(params)).mean(axis=0)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("per", ["unit", "code"])
 def test_free_bits_are_free(problem, per):
     vae, params, x = problem
@@ -45,6 +46,7 @@ def test_free_bits_are_free(problem, per):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_no_free_bits_are_the_elbo(problem):
     vae, params, x = problem
     key = jax.random.key(2)
@@ -76,7 +78,7 @@ def test_free_bits_below_nothing_are_refused(problem, bad, no_type_hook):
         objectives.make_free_bits(vae, 0.1, per="dimension")
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_best_std_is_the_root_of_the_mean_square(x64):
     """The objective is the greatest ELBO over all stds, at the samples it drew."""
     vae = models.linear_vae(4, 2)
@@ -100,7 +102,7 @@ def test_the_best_std_is_the_root_of_the_mean_square(x64):
     assert float(gradient["decoder"]["head"]["log_std"]) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_training_with_the_best_std_finds_the_learned_one():
     vae = models.linear_vae(4, 2)
     x = jax.random.normal(jax.random.key(0), (300, 4)) * jnp.array([[3.0, 2.0, 0.5, 0.5]])
@@ -117,6 +119,7 @@ def test_training_with_the_best_std_finds_the_learned_one():
     assert abs(closed - learned) < 0.1
 
 
+@pytest.mark.exhaustive
 def test_the_best_std_has_a_floor_and_needs_a_gaussian():
     vae = models.linear_vae(4, 2)
     params, x = vae.init(jax.random.key(0)), jnp.ones((5, 4))
@@ -137,7 +140,7 @@ def test_the_best_std_has_a_floor_and_needs_a_gaussian():
         objectives.make_optimal_std_elbo(vae, min_std=0.0)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_discrepancy_is_nothing_at_the_prior_and_grows_with_the_weight(problem):
     vae, params, x = problem
     x = jnp.tile(x, (100, 1, 1))
@@ -178,7 +181,7 @@ def test_info_vae_refuses_what_it_cannot_push(problem):
 RENYI = [-np.inf, -2.0, 0.0, 0.5, 1.0, 3.0, np.inf]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_renyi_bounds_are_power_means_and_fall_with_alpha(problem, x64):
     vae, params, x = problem
     params, x = in_float64(params), in_float64(x)
@@ -198,6 +201,7 @@ def test_renyi_bounds_are_power_means_and_fall_with_alpha(problem, x64):
     assert np.diff(values).max() < 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.5, -1.0])
 @pytest.mark.parametrize("estimator", ["vimco", "doubly_reparameterized", "leave_one_out"])
 def test_renyi_bounds_have_the_same_gradient_by_every_estimator(problem, x64, alpha, estimator):

@@ -40,6 +40,7 @@ def joined(chunks):
     return jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *(chunk.history for chunk in chunks))
 
 
+@pytest.mark.exhaustive
 def test_a_run_in_chunks_equals_the_run_in_one_call(problem):
     in_fours, at_once, state = problem
     chunks = list(training.run_chunks(in_fours, state, 10))

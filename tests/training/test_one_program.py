@@ -80,6 +80,7 @@ def images():
     return jax.random.bernoulli(jax.random.key(2), 0.5, (NUM_EXAMPLES, SIZE)).astype(jnp.float32)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", STEPS)
 def test_a_run_is_one_program_for_every_platform(name, images):
     step, state, batch_size = STEPS[name](images)

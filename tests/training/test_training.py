@@ -35,6 +35,7 @@ def run(problem, num_steps, state=None, **options):
     return fit(first if state is None else state, jax.random.key(7))
 
 
+@pytest.mark.exhaustive
 def test_a_run_equals_its_steps_by_hand(problem):
     step, state, images = problem
     step = jax.jit(step)
@@ -89,6 +90,58 @@ def test_a_traced_stop_serves_every_length_with_one_compilation(problem):
     chex.assert_trees_all_equal(resumed, run(problem, 13)[0])
 
 
+@pytest.mark.exhaustive
+def test_a_long_run_draws_its_epochs_in_between_and_is_the_same(problem, monkeypatch):
+    """The order of 2 steps at one time, of 13 or of those before a stop; and so under vmap over runs."""
+    whole, history = run(problem, 13)
+    monkeypatch.setattr(training.loop, "_MOST_ROWS", 25)
+    pieces, same = run(problem, 13)
+    chex.assert_trees_all_equal((pieces, same), (whole, history))
+    pieces, same = run(problem, 13, stop=8)
+    assert int(pieces.step) == 8
+    np.testing.assert_array_equal(same.elbo[:8], history.elbo[:8])
+    assert np.isnan(same.elbo[8:]).all()
+    step, state, images = problem
+    states = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), state)._replace(step=state.step)
+    keys = jax.random.split(jax.random.key(7), 2)
+    together, several = jax.jit(
+        lambda states: training.fit_population(lambda _: step, states, keys, images, num_steps=13, batch_size=10)
+    )(states)
+    assert several.elbo.shape == (2, 13)
+    alone, _ = jax.jit(lambda key: training.fit(step, state, key, images, num_steps=13, batch_size=10))(keys[1])
+    mine = jax.tree.map(lambda leaf: leaf[1], together.params)
+    chex.assert_trees_all_close(mine, alone.params, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_has_no_condition(problem):
+    """One would make a GPU wait for its host at each step: the order of an epoch is drawn before the steps."""
+    step, state, images = problem
+
+    def fit(state, key):
+        return training.fit(step, state, key, images, num_steps=13, batch_size=10)
+
+    assert "cond[" not in str(jax.make_jaxpr(fit)(state, jax.random.key(0)))
+    assert " conditional(" not in jax.jit(fit).lower(state, jax.random.key(0)).compile().as_text()
+
+
+@pytest.mark.exhaustive
+def test_a_run_has_a_gradient(problem):
+    """Of where it ends with respect to the learning rate, against a difference."""
+    _, state, images = problem
+    objective, images = objectives.make_elbo(models.mlp_vae((4,), 2, (5,))), (images > 0.5).astype(jnp.float32)
+
+    @jax.jit
+    def end(rate):
+        step = training.make_train_step(objective, optax.sgd(rate))
+        begin = training.init_state(state.params, optax.sgd(rate))
+        ended, _ = training.fit(step, begin, jax.random.key(7), images, num_steps=12, batch_size=10)
+        return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(ended.params))
+
+    slope, difference = jax.jit(jax.grad(end))(0.02), (end(0.022) - end(0.018)) / 0.004
+    assert abs(slope) > 0.1
+    np.testing.assert_allclose(slope, difference, rtol=0.02)
+
+
 def test_a_run_is_traced_once(problem):
     step, state, images = problem
     fit = chex.assert_max_traces(
@@ -115,7 +168,7 @@ def test_a_population_under_vmap_equals_single_runs(problem):
         )
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("group_size", [None, 1, 2])
 def test_a_population_is_its_runs(group_size):
     """Seeds, weights of the KL, learning rates and numbers of the estimator side by side; of 5 runs 2 leave one."""
@@ -160,7 +213,7 @@ def test_a_population_is_its_runs(group_size):
     assert all(leaf.all() for leaf in jax.tree.leaves(unmoved))  # at a rate of 0
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("data_axis", "group_size"), [(0, None), (0, 1), (1, 2)])
 def test_a_population_may_have_data_of_its_own(problem, data_axis, group_size):
     step, state, _ = problem

@@ -14,6 +14,11 @@ from vaejax.autoencoders.principal_components import (
     pca,
     subspace_distance,
 )
+from vaejax.autoencoders.quantization import (
+    QuantizationInfo,
+    make_vector_quantization,
+    with_codebook,
+)
 from vaejax.autoencoders.reconstruction import (
     ReconstructionInfo,
     conv_autoencoder,
@@ -38,6 +43,7 @@ __all__ = [
     "Corruption",
     "ErrorFunction",
     "Penalty",
+    "QuantizationInfo",
     "ReconstructionInfo",
     "adversarial",
     "axis_alignment",
@@ -48,6 +54,7 @@ __all__ = [
     "gaussian_noise",
     "linear_autoencoder",
     "make_reconstruction",
+    "make_vector_quantization",
     "masking_noise",
     "mlp_autoencoder",
     "negative_log_likelihood",
@@ -58,4 +65,5 @@ __all__ = [
     "squared_error",
     "subspace_distance",
     "uniform_l2",
+    "with_codebook",
 ]

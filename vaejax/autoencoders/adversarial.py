@@ -9,11 +9,9 @@ For a given G the best D has the logit log p_data(x) - log p_G(x), and V is then
 Jensen-Shannon divergence in nats. At p_data = p_G it is -log 4, and D gives 1/2 to everything.
 
 Why p(x) is not known: the model is a sampler and nothing else. Where z has fewer dimensions than x, the samples lie on
-a set of measure zero, and there is no density. Where z has as many, p_G(x) is the sum of p(z) / |det dG/dz| over every
-z with G(z) = x; where z has more, it is an integral over them. Both need the inverse of G, which nothing here computes.
-There is no q(z|x) either, and so no ELBO. V is no bound on log p(x), and the best D knows only the ratio of the two
-densities. A VAE has p(x) because its decoder adds noise to G(z): p(x|z) is positive for every z, and q(z|x) says which
-z to try.
+a set of measure zero, and there is no density. Where z has as many or more, p_G(x) is a sum or an integral over every z
+with G(z) = x, which needs the inverse of G. There is no q(z|x) either, and so no ELBO. V is no bound on log p(x), and
+the best D knows only the ratio of the two densities. A VAE has p(x) because its decoder adds noise to G(z).
 
 Source: Goodfellow et al. 2014, "Generative adversarial nets".
 """
@@ -33,7 +31,7 @@ from jaxtyping import Array, ArrayLike, Float, Key
 from vaejax import checks, distributions, models, records
 from vaejax.distributions import Head, Params
 from vaejax.estimators import monte_carlo
-from vaejax.models import VAE, networks
+from vaejax.models import VAE, networks, parameters
 
 
 class GAN(NamedTuple):
@@ -53,11 +51,7 @@ class GAN(NamedTuple):
 
     @property
     def encode(self) -> NoReturn:
-        """Refuse what objectives and evaluation ask of a VAE.
-
-        Raises:
-            AttributeError: always; it says why a GAN has no encoder, and what trains it.
-        """
+        """Refuse what is asked of a VAE: an AttributeError that says why a GAN has no encoder, and what trains it."""
         raise AttributeError(
             "expected a VAE; got a GAN, which has neither q(z|x) nor p(x|z): no bound on log p(x) can be computed for "
             "it. See vaejax.adversarial for why, and train it by adversarial.make_minimax or make_non_saturating"
@@ -66,8 +60,6 @@ class GAN(NamedTuple):
 
 class GameInfo(NamedTuple):
     """What a game reports beside its value. No gradient flows through it.
-
-    The two losses measure each player against the other, not how good the samples are.
 
     Attributes:
         value: V(D, G), nats per example; -log 4 = -1.386 where D cannot tell samples from data. ()
@@ -86,6 +78,8 @@ class GameInfo(NamedTuple):
 
     __repr__ = records.short_repr
 
+
+PLAYERS = ("generator", "discriminator")
 
 # `(params, key, x, *, step=None) -> (value, info)`; info is a GameInfo, where an objective promises an ObjectiveInfo.
 Game = Callable[..., tuple[Float[Array, ""], Any]]
@@ -115,12 +109,13 @@ def gan_from_vae(vae: VAE, discriminator: Any) -> GAN:
     >>> gan.discriminate(params, gan.generate(params, jnp.zeros((7, 2)))).shape
     (7,)
     """
+    checks.check_model(vae)
     with jax.numpy_dtype_promotion("standard"):  # only the shape is wanted; fresh parameters mix floats under x64
         data_shape = jax.eval_shape(lambda key: _one_sample(vae, key), jax.random.key(0)).shape
     network = networks.as_network(discriminator, data_shape)
 
     @jax.jit
-    def init(key: Key[Array, ""]) -> Params:
+    def draw(key: Key[Array, ""]) -> Params:
         generator_key, discriminator_key = jax.random.split(key)
         whole = vae.init(generator_key)
         return {
@@ -128,13 +123,16 @@ def gan_from_vae(vae: VAE, discriminator: Any) -> GAN:
             "discriminator": network.init(discriminator_key),
         }
 
+    init, part_of = parameters.checking(draw)
+
     def generate(params: Params, z: ArrayLike) -> Array:
+        checks.check_params(params, "generator")
         p = vae.decode(params["generator"], z)
         x = _mean(p)
         if not isinstance(x, Tracer) and jnp.isnan(x).any():
             raise ValueError(
-                "expected G(z), the mean of p(x|z), to be a number; got NaN: either the likelihood "
-                f"{distributions.name_of(p)} has no mean, or the training diverged"
+                f"expected G(z) to be a number; got NaN: either the likelihood {distributions.name_of(p)} has no mean, "
+                "or the training diverged"
             )
         return x
 
@@ -142,11 +140,11 @@ def gan_from_vae(vae: VAE, discriminator: Any) -> GAN:
         x = checks.checked_data(x, data_shape)
         batch_shape = x.shape[: x.ndim - len(data_shape)]
         num_examples = math.prod(batch_shape)
-        logits = network.apply(params["discriminator"], x.reshape(num_examples, *data_shape))
+        logits = network.apply(part_of(params, "discriminator"), x.reshape(num_examples, *data_shape))
         if not isinstance(logits, jax.Array) or logits.size != num_examples:
             raise ValueError(
-                "the discriminator must return one number for each example, the logit of its being data, as an array "
-                f"(n,) or (n, 1); got {jax.tree.map(jnp.shape, logits)} for {num_examples} examples"
+                "the discriminator must return one number for each example, the logit of its being data, (n,) or "
+                f"(n, 1); got {jax.tree.map(jnp.shape, logits)} for {num_examples} examples"
             )
         # Logarithms are never taken in half precision.
         return logits.reshape(batch_shape).astype(checks.wide_dtype(logits.dtype))
@@ -205,6 +203,9 @@ def sample(gan: GAN, params: Params, key: Key[Array, ""], num_samples: int) -> F
     >>> sample(gan, gan.init(jax.random.key(0)), jax.random.key(1), 7).shape
     (7, 3)
     """
+    checks.check_kind("gan", gan, GAN, "a GAN, such as adversarial.mlp_gan(...)")
+    checks.check_params(params, "generator")
+    checks.check_given(key=key, num_samples=num_samples)
     prior = gan.prior(params)
     latents = monte_carlo.over_samples(lambda key: distributions.sample(prior, key), key, num_samples)
     return gan.generate(params, latents)
@@ -213,8 +214,8 @@ def sample(gan: GAN, params: Params, key: Key[Array, ""], num_samples: int) -> F
 def make_minimax(gan: GAN) -> Game:
     """The minimax game: D ascends V(D, G) = E_data[log D(x)] + E_p(z)[log(1 - D(G(z)))], and G ascends -V.
 
-    Where D is sure that samples are no data, as it is early on, G learns next to nothing: the gradient that reaches a
-    sample of logit l is sigmoid(l) times the gradient of the logit.
+    Where D is sure that samples are no data, as early on, G learns next to nothing: the gradient that reaches a sample
+    of logit l is sigmoid(l) times that of the logit.
 
     Args:
         gan: the model.
@@ -287,15 +288,17 @@ def two_optimizers(
     >>> updates["generator"].tolist(), updates["discriminator"].tolist()
     ([-0.10000000149011612], [-1.0])
     """
-    labels = {"generator": "generator", "discriminator": "discriminator"}
-    return optax.partition({"generator": generator, "discriminator": discriminator}, labels)
+    checks.check_optimizer(generator, "generator_optimizer")
+    checks.check_optimizer(discriminator, "discriminator_optimizer")
+    return optax.partition({"generator": generator, "discriminator": discriminator}, {name: name for name in PLAYERS})
 
 
 def _make_game(gan: GAN, generator_loss: Callable[[Float[Array, " *batch"]], Float[Array, ""]]) -> Game:
+    checks.check_kind("gan", gan, GAN, "a GAN, such as adversarial.mlp_gan(...)")
+
     def game(params: Params, key: Key[Array, ""], x: ArrayLike, *, step: ArrayLike | None = None):
         del step
-        if set(params) != {"generator", "discriminator"}:
-            raise ValueError(f"expected a GAN's params, with 'generator' and 'discriminator'; got {sorted(params)}")
+        checks.check_params(params, *PLAYERS)
         held = lax.stop_gradient(params)
         generators_turn = {**held, "generator": params["generator"]}
         discriminators_turn = {**held, "discriminator": params["discriminator"]}
@@ -324,7 +327,4 @@ def _mean(p: dist.Distribution) -> Array:
     try:
         return jnp.asarray(p.mean)
     except NotImplementedError:
-        raise ValueError(
-            f"expected a likelihood with a mean, for G(z) is the mean of p(x|z); got {distributions.name_of(p)}, for "
-            "which numpyro has none: choose another likelihood"
-        ) from None
+        raise ValueError(f"expected a likelihood with a mean, for G(z); got {distributions.name_of(p)}") from None

@@ -1,12 +1,13 @@
 """Reconstruction errors: what an autoencoder minimizes, for each example."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax.core import Tracer
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from vaejax import checks, distributions
 
@@ -30,6 +31,7 @@ def squared_error(p: dist.Distribution, x: Array) -> Array:
     >>> squared_error(dist.Normal(jnp.zeros((2, 3)), 1.0).to_event(1), jnp.full((2, 3), 2.0)).tolist()
     [12.0, 12.0]
     """
+    _check(p, x)
     squares = (x - jnp.asarray(p.mean)) ** 2
     if isinstance(distributions.without_wrappers(p), dist.BernoulliLogits):
         squares = jnp.where(_in_unit_interval("squared_error of a Bernoulli decoder", x), squares, jnp.nan)
@@ -54,6 +56,7 @@ def negative_log_likelihood(p: dist.Distribution, x: Array) -> Array:
     >>> negative_log_likelihood(dist.BernoulliLogits(jnp.zeros((2, 1))).to_event(1), jnp.ones((2, 1))).round(4).tolist()
     [0.693..., 0.693...]
     """
+    _check(p, x)
     return -distributions.data_log_prob(p, x)
 
 
@@ -76,6 +79,7 @@ def cross_entropy(p: dist.Distribution, x: Array) -> Array:
     >>> cross_entropy(dist.BernoulliLogits(jnp.zeros((2, 3))).to_event(1), jnp.full((2, 3), 0.2)).round(4).tolist()
     [2.0794..., 2.0794...]
     """
+    _check(p, x)
     base = distributions.without_wrappers(p)
     if not isinstance(base, dist.BernoulliLogits):
         raise ValueError(
@@ -85,6 +89,25 @@ def cross_entropy(p: dist.Distribution, x: Array) -> Array:
     inside = _in_unit_interval("cross_entropy", x)
     logits = jnp.asarray(base.logits)
     return jnp.where(inside, jax.nn.softplus(logits) - x * logits, jnp.nan).sum(axis=_event_axes(p))
+
+
+def _check(p: Any, x: Any) -> None:
+    checks.check_distribution(p)
+    checks.check_array(x)
+
+
+def numbers_of(x: ArrayLike) -> Array:
+    """Data that an error can be of: finite floating-point numbers, or they are refused."""
+    x = checks.as_array(x)
+    checks.check_floating(x)
+    checks.check_finite(x, "data")
+    return jnp.asarray(x)
+
+
+def of_shape(name: str, result: Array, shape: tuple[int, ...]) -> Array:
+    """What a function given by the user returned, or a refusal of its shape."""
+    checks.check_shape(f"what {name} returns to be", jnp.shape(result), shape)
+    return result
 
 
 def _in_unit_interval(what: str, x: Array) -> Array:

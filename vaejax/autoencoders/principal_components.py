@@ -233,7 +233,7 @@ def axis_alignment(axes: ArrayLike, components: ArrayLike) -> Float[Array, ""]:
 
 
 def _axes(axes: ArrayLike, components: ArrayLike) -> tuple[Array, Array]:
-    first, second = jnp.asarray(axes), jnp.asarray(components)
+    first, second = jnp.asarray(checks.as_array(axes, "axes")), jnp.asarray(checks.as_array(components, "components"))
     if first.ndim < 2 or second.ndim < 2 or len(first) != len(second) or first.size != second.size:
         raise ValueError(
             "expected as many axes as components, of one size, (k, *data_shape) or (k, data size); got "

@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from vaejax import checks, distributions, models, records
-from vaejax.autoencoders.errors import ErrorFunction, squared_error
+from vaejax.autoencoders.errors import ErrorFunction, numbers_of, of_shape, squared_error
 from vaejax.autoencoders.regularizers import Corruption, Penalty
 from vaejax.distributions import Head, Params
 from vaejax.models import VAE, networks
@@ -173,20 +173,21 @@ def make_reconstruction(
     Source: for the denoising autoencoder, Vincent, Larochelle, Bengio & Manzagol 2008, "Extracting and composing robust
     features with denoising autoencoders".
     """
+    checks.check_model(vae)
     penalties = (penalties,) if callable(penalties) else tuple(penalties)
     _check_functions(error, corrupt, corrupt_code, penalties)
 
     def objective(params: Params, key: Key[Array, ""], x: ArrayLike, *, step: ArrayLike | None = None):
         del step
-        checks.check_finite(x, "data")
-        x = jnp.asarray(x)
+        checks.check_given(params=params, key=key)
+        x = numbers_of(x)
         input_key, latent_key = jax.random.split(key)
-        seen = x if corrupt is None else _of_shape("corrupt", corrupt(input_key, x), x.shape)
+        seen = x if corrupt is None else of_shape("corrupt", corrupt(input_key, x), x.shape)
         z = _latents(vae, params, seen)
-        decoded = z if corrupt_code is None else _of_shape("corrupt_code", corrupt_code(latent_key, z), z.shape)
+        decoded = z if corrupt_code is None else of_shape("corrupt_code", corrupt_code(latent_key, z), z.shape)
         p = vae.decode(params, decoded)
-        errors = _of_shape("error", error(p, x), z.shape[:-1])
-        value = -errors.mean() - sum(_of_shape("a penalty", penalty(params, z), ()) for penalty in penalties)
+        errors = of_shape("error", error(p, x), z.shape[:-1])
+        value = -errors.mean() - sum(of_shape("a penalty", penalty(params, z), ()) for penalty in penalties)
         info = ReconstructionInfo(value, errors.mean(), squared_error(p, x).mean(), errors)
         return value, lax.stop_gradient(info)
 
@@ -219,6 +220,9 @@ def denoising_score(vae: VAE, params: Params, x: ArrayLike, std: float | Float[A
     Source: Alain & Bengio 2014, "What regularized auto-encoders learn from the data-generating distribution".
     """
     checks.check_number("std", std, above=0, advice="give the std of the noise in training")
+    checks.check_given(vae=vae, params=params)
+    x = checks.as_array(x)
+    checks.check_floating(x)
     x = jnp.asarray(x)
     return (jnp.asarray(vae.decode(params, _latents(vae, params, x)).mean) - x) / std**2
 
@@ -229,6 +233,12 @@ def _latents(vae: VAE, params: Params, x: Array) -> Array:
         raise ValueError(
             f"expected a model with posterior='point', whose latents have no noise; got one with q = "
             f"{distributions.name_of(q)}: train it by objectives.make_elbo, or make the model with posterior='point'"
+        )
+    base = distributions.without_wrappers(q)
+    if isinstance(base, distributions.Quantized) and base.is_learned:
+        raise ValueError(
+            "expected latents without a codebook, which a reconstruction error alone does not train; got those of a "
+            "vq_vae: train it by autoencoders.make_vector_quantization"
         )
     return jnp.asarray(q.mean)
 
@@ -241,9 +251,4 @@ def _check_functions(error, corrupt, corrupt_code, penalties) -> None:
         *(("each of penalties", penalty, "autoencoders.uniform_l2(0.1)") for penalty in penalties),
     ):
         if not callable(function) and not (function is None and "corrupt" in name):
-            raise ValueError(f"{name} must be a function, such as {examples}; got {function!r}")
-
-
-def _of_shape(name: str, result: Array, shape: tuple[int, ...]) -> Array:
-    checks.check_shape(f"what {name} returns to be", jnp.shape(result), shape)
-    return result
+            raise ValueError(f"{name} must be a function, such as {examples}; got {checks.describe(function)}")

@@ -37,7 +37,7 @@ def gaussian_noise(std: float | Float[Array, ""]) -> Corruption:
     (2, 3)
     """
     checks.check_number("the std of gaussian_noise", std, least=0)
-    return lambda key, x: x + std * jax.random.normal(key, x.shape, x.dtype)
+    return _corruption(lambda key, x: x + std * jax.random.normal(key, x.shape, x.dtype))
 
 
 def masking_noise(probability: float) -> Corruption:
@@ -56,7 +56,7 @@ def masking_noise(probability: float) -> Corruption:
     0.5
     """
     checks.check_number("the probability of masking_noise", probability, least=0, below=1)
-    return lambda key, x: jnp.where(jax.random.bernoulli(key, probability, x.shape), 0, x)
+    return _corruption(lambda key, x: jnp.where(jax.random.bernoulli(key, probability, x.shape), 0, x))
 
 
 def nested_dropout(probabilities: ArrayLike | Sequence[float]) -> Corruption:
@@ -79,7 +79,7 @@ def nested_dropout(probabilities: ArrayLike | Sequence[float]) -> Corruption:
 
     Source: Rippel, Gelbart & Adams 2014, "Learning ordered representations with nested dropout".
     """
-    probabilities = np.asarray(probabilities, np.float64)
+    probabilities = np.asarray(checks.as_array(probabilities, "probabilities"), np.float64)
     if probabilities.ndim != 1 or not (probabilities >= 0).all() or not np.isclose(probabilities.sum(), 1):
         raise ValueError(
             "nested_dropout expects the probabilities of keeping 1, 2, ..., latent_dim units, which sum to 1; got "
@@ -94,7 +94,7 @@ def nested_dropout(probabilities: ArrayLike | Sequence[float]) -> Corruption:
         uniform = jnp.broadcast_to(jax.random.uniform(key, (*z.shape[:-1], 1), z.dtype), z.shape)
         return jnp.where(uniform < jnp.broadcast_to(jnp.asarray(kept, z.dtype), z.shape), z, 0)
 
-    return corrupt
+    return _corruption(corrupt)
 
 
 def uniform_l2(weight: float) -> Penalty:
@@ -145,7 +145,7 @@ def nonuniform_l2(weights: ArrayLike | Sequence[float]) -> Penalty:
 
     Source: Bao et al. 2020.
     """
-    weights = np.asarray(weights, np.float64)
+    weights = np.asarray(checks.as_array(weights, "weights"), np.float64)
     if weights.ndim != 1 or not ((weights >= 0) & (weights < np.inf)).all():
         raise ValueError(
             f"nonuniform_l2 expects one weight of at least 0 for each unit of the latents, (latent_dim,); got {weights}"
@@ -190,6 +190,16 @@ def rotation_augmentation(weight: float = 1.0) -> Penalty:
         return surrogate - lax.stop_gradient(surrogate)
 
     return penalty
+
+
+def _corruption(corrupt: Corruption) -> Corruption:
+    """The corruption, of a key that is one and an array that is one."""
+
+    def checked(key: Key[Array, ""], x: Array) -> Array:
+        checks.check_key(key)
+        return corrupt(key, jnp.asarray(checks.as_array(x)))
+
+    return checked
 
 
 def _l2(weights: np.ndarray) -> Penalty:

@@ -8,8 +8,10 @@ from vaejax.data.sets import (
     binarization,
     binarize_dynamic,
     binarize_threshold,
+    dequantize,
     load,
     names,
+    to_levels,
 )
 from vaejax.data.synthetic import (
     LinearGaussian,
@@ -28,11 +30,13 @@ __all__ = [
     "binarize_dynamic",
     "binarize_threshold",
     "check_finite",
+    "dequantize",
     "linear_gaussian",
     "linear_gaussian_parameters",
     "load",
     "names",
     "spiral",
     "streams",
+    "to_levels",
     "two_gaussians",
 ]

@@ -31,7 +31,8 @@ def affine(images: ArrayLike, matrices: ArrayLike, shifts: ArrayLike) -> Float[A
         shifts: (n, 2), in pixels.
 
     Returns:
-        Images of the shape and dtype of those given; interpolated in single precision at least.
+        Images of the shape and dtype of those given; interpolated in single precision at least. No pixel leaves [0, 1]
+        that did not before, and an image that holds a NaN is NaN as a whole, so that none is moved out of sight.
 
     Raises:
         ValueError: if the images have other axes or are not floats, or there is not one matrix and one shift for each.
@@ -42,6 +43,8 @@ def affine(images: ArrayLike, matrices: ArrayLike, shifts: ArrayLike) -> Float[A
     """
     images = _checked(images)
     wide = images.astype(checks.wide_dtype(images.dtype))
+    checks.check_array(matrices, "matrices")
+    checks.check_array(shifts, "shifts")
     matrices, shifts = (jnp.asarray(array, wide.dtype) for array in (matrices, shifts))
     checks.check_shape("matrices", matrices.shape, (len(images), 2, 2), "give one for each image")
     checks.check_shape("shifts", shifts.shape, (len(images), 2), "give one for each image")
@@ -52,7 +55,9 @@ def affine(images: ArrayLike, matrices: ArrayLike, shifts: ArrayLike) -> Float[A
     def interpolate(image: Array, matrix: Array, shift: Array) -> Array:
         rows, columns = jnp.tensordot(matrix, places, axes=1)
         coordinates = [rows + shift[0] + centre[0], columns + shift[1] + centre[1]]
-        return ndimage.map_coordinates(image, coordinates, order=1)
+        seen = ndimage.map_coordinates(image, coordinates, order=1)
+        # Its weights sum to 1 only to rounding, and 1 + 1e-7 is no probability. Bounds of an image with NaN are NaN.
+        return jnp.clip(seen, jnp.minimum(image.min(), 0), jnp.maximum(image.max(), 1))
 
     of_channels = jax.vmap(interpolate, in_axes=(-1, None, None), out_axes=-1) if images.ndim == 4 else interpolate
     return jax.vmap(of_channels)(wide, matrices, shifts).astype(images.dtype)
@@ -80,6 +85,7 @@ def random_affine(matrix_std: float = 0.05, shift_std: float = 0.25) -> Transfor
     checks.check_number("shift_std of random_affine", shift_std, least=0)
 
     def transform(key: Key[Array, ""], images: ArrayLike) -> Array:
+        checks.check_key(key)
         images = _checked(images)
         keys = jax.vmap(lambda index: jax.random.fold_in(key, index))(jnp.arange(len(images)))
         noise = jax.vmap(lambda key: jax.random.normal(key, (2, 3)))(keys)
@@ -107,10 +113,14 @@ def partly(transform: Transform, fraction: float = 0.5) -> Transform:
     >>> halve(jax.random.key(0), jnp.ones(4)).tolist()
     [0.5, 0.5, 1.0, 1.0]
     """
+    checks.check_function("transform", transform, "(key, images) -> images")
     checks.check_number("the fraction of partly", fraction, least=0, most=1)
 
     def transform_first(key: Key[Array, ""], images: ArrayLike) -> Array:
+        checks.check_array(images, "images")
         images = jnp.asarray(images)
+        if images.ndim == 0:
+            raise ValueError(f"expected images on the first axis; got {checks.describe(images)}")
         count = round(fraction * len(images))
         return jnp.concatenate([transform(key, images[:count]), images[count:]]) if count else images
 

@@ -30,8 +30,6 @@ _SPLITS = {
 
 _SYNTHETIC_SIZES = {"train": 10_000, "validation": 2_000, "test": 2_000}
 
-TWO_VALUED = ("binarized_mnist",)  # stored as bytes 0 and 1, so there is nothing to divide by 255
-
 
 class Dataset(NamedTuple):
     """One split of a set.
@@ -81,7 +79,9 @@ def load(
 
     Any other name is a TFDS image set, say `"mnist"` or `"emnist/balanced"`. A validation or test split that TFDS lacks
     is carved off the end of its train split, a sixth of it each (mnist: 50,000 / 10,000 / 10,000). Grey images lose
-    their channel axis. The decoded bytes are cached beside the prepared set, one `.npz` for each split.
+    their channel axis. The decoded bytes are cached beside the prepared set, one `.npz` for each split. Whether a pixel
+    of 1 is white or nearly black is not known from the dtype: the largest number in all splits of the set decides,
+    1 (zeros and ones), 255 or 65,535 being white. The description says what was done.
 
     >>> digits = load("digits", "test")
     >>> digits.images.shape, digits.labels.shape
@@ -104,6 +104,7 @@ def load(
         FileNotFoundError: the set is not prepared, and `manual_dir` does not hold its files; the message names them.
         ModuleNotFoundError: the set is not prepared, and TensorFlow is not installed.
     """
+    check_name(name)
     checks.check_choice("split", split, _SPLITS)
     if name in _EMBEDDED:
         read, description = _EMBEDDED[name]
@@ -114,10 +115,20 @@ def load(
         )
     images = np.concatenate([images for images, _ in parts])
     if images.dtype != np.float32:
-        images = images.astype(np.float32) / (1 if name in TWO_VALUED else np.iinfo(images.dtype).max)
+        images = images.astype(np.float32) / np.iinfo(images.dtype).max
     checks.check_finite(images, f"images of {name!r}")
     labels = [labels.astype(np.int32) for _, labels in parts if labels is not None]
     return Dataset(images, np.concatenate(labels) if labels else None, name, split, description)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name of a set that is no string.
+
+    Raises:
+        ValueError: with what was given.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"expected the name of a set, such as 'digits' or 'mnist'; got {checks.describe(name)}")
 
 
 def binarize_dynamic(key: Key[Array, ""], images: ArrayLike) -> Float[Array, "..."]:
@@ -137,10 +148,12 @@ def binarize_dynamic(key: Key[Array, ""], images: ArrayLike) -> Float[Array, "..
         Zeros and ones, of the shape and dtype of `images`.
 
     Raises:
-        ValueError: the images are not floating-point, or (checked outside `jit` alone) not in [0, 1].
+        ValueError: the images are not floating-point, or not in [0, 1]; or the key is none. Under `jit`, where values
+            are not known, such pixels become NaN instead, and so does the objective.
 
     Source: Burda, Grosse and Salakhutdinov, Importance Weighted Autoencoders, 2016.
     """
+    checks.check_key(key)
     return _draw_pixels(key, _unit_images(images))
 
 
@@ -151,9 +164,13 @@ def _draw_pixels(key: Key[Array, ""], images: Float[Array, "..."]) -> Float[Arra
     pairs = -(-shape[-1] // 2)
     words = jax.random.bits(key, (*shape[:-1], pairs), jnp.uint32)
     draws = lax.bitcast_convert_type(words, jnp.uint16).reshape(*shape[:-1], 2 * pairs)[..., : shape[-1]]
-    # Of 2^16 draws, how many give a one; signed, as what is below 0 under `jit` must not wrap around.
-    ones = jnp.round(images.astype(jnp.float32) * 2**16).astype(jnp.int32)
-    return (draws.astype(jnp.int32).reshape(images.shape) < ones).astype(images.dtype)
+    ones = jnp.round(images.astype(jnp.float32) * 2**16).astype(jnp.int32)  # of 2^16 draws, how many give a one
+    return _or_nan(images, draws.astype(jnp.int32).reshape(images.shape) < ones)
+
+
+def _or_nan(images: Float[Array, "..."], made: Array) -> Float[Array, "..."]:
+    """What was made of them, with NaN where a pixel is NaN or outside [0, 1]: `jit` hides the values from the check."""
+    return jnp.where((images >= 0) & (images <= 1), made.astype(images.dtype), jnp.array(jnp.nan, images.dtype))
 
 
 def binarize_threshold(key: Key[Array, ""] | None, images: ArrayLike) -> Float[Array, "..."]:
@@ -170,13 +187,68 @@ def binarize_threshold(key: Key[Array, ""] | None, images: ArrayLike) -> Float[A
         Zeros and ones, of the shape and dtype of `images`.
 
     Raises:
-        ValueError: the images are not floating-point, or (checked outside `jit` alone) not in [0, 1].
+        ValueError: as `binarize_dynamic`; under `jit` the same pixels become NaN.
     """
     images = _unit_images(images)
-    return (images > 0.5).astype(images.dtype)
+    return _or_nan(images, images > 0.5)
 
 
-BINARIZATIONS = {"dynamic": binarize_dynamic, "threshold": binarize_threshold, "none": None}
+def to_levels(key: Key[Array, ""] | None, images: ArrayLike) -> Float[Array, "..."]:
+    """Grey values in [0, 1] as whole numbers from 0 to 255, for likelihoods of 8-bit pixels and of counts.
+
+    >>> to_levels(None, jnp.array([0.0, 0.5, 1.0])).tolist()
+    [0.0, 128.0, 255.0]
+
+    Args:
+        key: not used, as in `binarize_threshold`.
+        images: of any shape, floating-point, in [0, 1].
+
+    Returns:
+        The nearest whole numbers to 255 times the images, of their shape and dtype.
+
+    Raises:
+        ValueError: as `binarize_dynamic`; under `jit` the same pixels become NaN.
+    """
+    images = _unit_images(images)
+    return _or_nan(images, jnp.round(255 * _in_single(images)))
+
+
+def dequantize(key: Key[Array, ""], images: ArrayLike) -> Float[Array, "..."]:
+    """Grey values in [0, 1] of 256 levels with uniform noise of one level: (level + u) / 256, inside (0, 1).
+
+    For densities of grey values. The expected log density of such numbers, less log 256 for each pixel, is a lower
+    bound on the log probability of the levels.
+
+    >>> bool((jnp.floor(256 * dequantize(jax.random.key(0), jnp.array([0.0, 1.0]))) == jnp.array([0.0, 255.0])).all())
+    True
+
+    Args:
+        key: consumed once.
+        images: of any shape, floating-point, in [0, 1].
+
+    Returns:
+        Numbers inside (0, 1), of the shape of `images` and of their dtype, in float32 where that is half precision.
+
+    Raises:
+        ValueError: as `binarize_dynamic`; under `jit` the same pixels become NaN.
+
+    Source: Theis, van den Oord & Bethge 2016, "A note on the evaluation of generative models", section 3.1.
+    """
+    checks.check_key(key)
+    levels = _in_single(to_levels(None, images))
+    # Nearer to a whole number than 2^-15, the sum of 255 and u could round to it in float32.
+    noise = jax.random.uniform(key, levels.shape, levels.dtype, 2.0**-15, 1 - 2.0**-15)
+    return (levels + noise) / 256
+
+
+# What may be done to grey images, by name; the last two do not make them black and white.
+BINARIZATIONS = {
+    "dynamic": binarize_dynamic,
+    "threshold": binarize_threshold,
+    "none": None,
+    "levels": to_levels,
+    "dequantized": dequantize,
+}
 
 
 def binarization(name: str) -> Callable | None:
@@ -186,7 +258,7 @@ def binarization(name: str) -> Callable | None:
         name: one of `BINARIZATIONS`.
 
     Returns:
-        The function, which maps images in [0, 1] to 0 and 1.
+        The function, which maps images in [0, 1] to 0 and 1, or to what `to_levels` and `dequantize` say.
 
     >>> binarization("dynamic") is binarize_dynamic
     True
@@ -198,7 +270,12 @@ def binarization(name: str) -> Callable | None:
     return BINARIZATIONS[name]
 
 
+def _in_single(images: Array) -> Array:
+    return images.astype(jnp.float32) if jnp.finfo(images.dtype).bits < 32 else images
+
+
 def _unit_images(images: ArrayLike) -> Array:
+    checks.check_array(images, "images")
     images = jnp.asarray(images)
     checks.check_floating(images)
     if not isinstance(images, Tracer):

@@ -50,9 +50,12 @@ def two_gaussians(
         The points, float32, and their components, 0 (left) or 1 (right).
 
     Raises:
-        ValueError: if num_examples is not a positive integer.
+        ValueError: if num_examples is not a positive integer, the key is none, or a number is not finite.
     """
+    checks.check_key(key)
     checks.check_count("num_examples", num_examples)
+    checks.check_number("mean", mean)
+    checks.check_number("std", std, least=0)
     key_labels, key_noise = jax.random.split(key)
     labels = jax.random.bernoulli(key_labels, 0.5, (num_examples,)).astype(jnp.int32)
     noise = jax.random.normal(key_noise, (num_examples, 2), jnp.float32)
@@ -79,9 +82,12 @@ def spiral(
         The points, float32, and None: they have no classes.
 
     Raises:
-        ValueError: if num_examples is not a positive integer.
+        ValueError: if num_examples is not a positive integer, the key is none, or a number is not finite.
     """
+    checks.check_key(key)
     checks.check_count("num_examples", num_examples)
+    checks.check_number("turns", turns)
+    checks.check_number("std", std, least=0)
     key_radius, key_noise = jax.random.split(key)
     radius = jnp.sqrt(jax.random.uniform(key_radius, (num_examples,), jnp.float32))
     angle = 2 * math.pi * turns * radius
@@ -107,7 +113,14 @@ def linear_gaussian_parameters(
 
     Returns:
         The parameters, float32.
+
+    Raises:
+        ValueError: if a size is not a positive integer, the key is none, or std is not finite or below 0.
     """
+    if key is not None:
+        checks.check_key(key)
+    checks.check_counts(data_dim=data_dim, latent_dim=latent_dim)
+    checks.check_number("std", std, least=0)
     key_weights, key_bias = jax.random.split(jax.random.key(1) if key is None else key)
     return LinearGaussian(
         weights=jax.random.normal(key_weights, (data_dim, latent_dim), jnp.float32),
@@ -134,9 +147,13 @@ def linear_gaussian(
         The examples, float32, and None: they have no classes.
 
     Raises:
-        ValueError: if num_examples is not a positive integer.
+        ValueError: if num_examples is not a positive integer, or the key is none.
     """
+    checks.check_key(key)
     checks.check_count("num_examples", num_examples)
+    if parameters is not None and not isinstance(parameters, LinearGaussian):
+        given = checks.describe(parameters)
+        raise ValueError(f"parameters must be those of linear_gaussian_parameters, or None; got {given}")
     weights, bias, std = linear_gaussian_parameters() if parameters is None else parameters
     key_latent, key_noise = jax.random.split(key)
     z = jax.random.normal(key_latent, (num_examples, weights.shape[1]), jnp.float32)

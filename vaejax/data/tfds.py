@@ -6,20 +6,21 @@ TFDS is imported inside the functions, and downloads nothing unless asked.
 import contextlib
 import difflib
 import importlib.util
+import itertools
 import logging
 import os
 import pathlib
 import re
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 
 class Part(NamedTuple):
-    """The images `(n, *data_shape)` and labels `(n,)`, or None, of one split, as TFDS stores them: bytes mostly."""
+    """The images `(n, *data_shape)`, floats or integers of which the largest of the dtype is white; labels, or None."""
 
     images: np.ndarray
     labels: np.ndarray | None
@@ -50,25 +51,34 @@ def read(
     with _quiet():
         builder, image, label = _prepared_builder(name, data_dir, manual_dir, download, others)
         slices = [_slice(builder, part) for part in parts]
+        white = _white(builder, image)
         found = [_read_slice(builder, image, label, *where) for where in slices]
+    found = [Part(_full_scale(images, white), labels) for images, labels in found]
     spans = " and ".join(f"{base}[{start}:{stop}]" for base, start, stop in slices)
     order = "in the order of TFDS, which shuffles when it writes and so is not that of the original files"
-    return found, f"TFDS {builder.info.full_name}, {spans}, {order}. {' '.join(builder.info.description.split())}"
+    scale = "" if white is None else f"{_SCALES[white]}. "
+    told = " ".join(builder.info.description.split())
+    return found, f"TFDS {builder.info.full_name}, {spans}, {order}. {scale}{told}"
 
 
 class Source:
-    """The images of one part of a set, each decoded from disk when it is asked for, as TFDS stores them: bytes."""
+    """One part of a set, each image decoded from disk when it is asked for; integers as those of a `Part`.
 
-    def __init__(self, examples: Any, image: str, shape: tuple[int, ...]):
-        self._examples, self._image, self._shape = examples, image, shape
+    An example is an image; with the name of a label it is a dict of "image" and "label".
+    """
+
+    def __init__(self, examples: Any, image: str, shape: tuple[int, ...], white: int | None, label: str | None = None):
+        self._examples, self._image, self._shape, self._white, self._label = examples, image, shape, white, label
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self._examples)
 
-    def __getitem__(self, index: int | np.integer) -> np.ndarray:
-        """One image, grey ones without their channel axis."""
-        return np.asarray(self._examples[int(index)][self._image]).reshape(self._shape)
+    def __getitem__(self, index: int | np.integer) -> Any:
+        """One example, grey images without their channel axis."""
+        example = self._examples[int(index)]
+        image = _full_scale(np.asarray(example[self._image]).reshape(self._shape), self._white)
+        return image if self._label is None else {"image": image, "label": np.int32(example[self._label])}
 
 
 def open_source(
@@ -79,14 +89,20 @@ def open_source(
     manual_dir: str | os.PathLike | None = None,
     download: bool = False,
     others: tuple[str, ...] = (),
+    labelled: bool = False,
 ) -> Source:
     """A part of a TFDS image set that is read from disk image by image; the arguments are those of `read`."""
     with _quiet():
-        builder, image, _ = _prepared_builder(name, data_dir, manual_dir, download, others)
+        builder, image, label = _prepared_builder(name, data_dir, manual_dir, download, others)
         base, start, stop = _slice(builder, part)
         shape = builder.info.features[image].shape
         examples = builder.as_data_source(split=f"{base}[{start}:{stop}]")
-    return Source(examples, image, shape[:-1] if shape[-1] == 1 else shape)
+        white = _white(builder, image)
+    if labelled and label is None:
+        raise ValueError(
+            f"expected a TFDS set with one label; got {name!r}, which has none: open_source reads its images"
+        )
+    return Source(examples, image, shape[:-1] if shape[-1] == 1 else shape, white, label if labelled else None)
 
 
 def _prepared_builder(name: str, data_dir, manual_dir, download: bool, others: tuple[str, ...]):
@@ -187,6 +203,60 @@ def _slice(builder, part: str) -> tuple[str, int, int]:
     return "train", start, kept if part == "train" else start + sixth
 
 
+_SCALES = {
+    1: "All numbers stored are 0 or 1, and taken as they are",
+    255: "The numbers stored, 0 to 255, were divided by 255",
+    65535: "The numbers stored, 0 to 65,535, were divided by 65,535",
+}
+
+
+def _white(builder, image: str) -> int | None:
+    """The stored number that means 1.0: of 1, 255, 65,535 the least that no number of the set exceeds; None of floats.
+
+    All splits decide, in one order, so that a split that happens to be dark is scaled as the others. One bright pixel
+    settles it; only of a set of zeros and ones every image is read, once, since the answer is kept beside the set.
+    """
+    dtype = builder.info.features[image].np_dtype
+    if not np.issubdtype(dtype, np.integer):
+        return None
+    known = [white for white in _SCALES if white <= np.iinfo(dtype).max]
+    kept = pathlib.Path(builder.data_dir) / "vaejax_white.txt"
+    with contextlib.suppress(OSError, ValueError):  # absent, or damaged
+        if (white := int(kept.read_text())) in known:
+            return white
+    largest, splits = 0, sorted(builder.info.splits)
+    for example in itertools.chain.from_iterable(builder.as_data_source(split=split) for split in splits):
+        largest = max(largest, int(example[image].max()))
+        if largest > known[-2]:
+            break
+    white = next(white for white in known if largest <= white)
+    with contextlib.suppress(OSError):
+        _write(kept, lambda file: file.write(str(white).encode()))
+    return white
+
+
+def _full_scale(images: np.ndarray, white: int | None) -> np.ndarray:
+    """The same images as integers of 8 or 16 bits of which the largest of the dtype is white."""
+    if white is None:
+        return images
+    return (
+        images.astype(np.uint8) * np.uint8(255)
+        if white == 1
+        else images.astype(np.uint8 if white == 255 else np.uint16)
+    )
+
+
+def _write(path: pathlib.Path, write: Callable[[Any], Any]) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _read_slice(builder, image: str, label: str | None, base: str, start: int, stop: int) -> Part:
     """Returns the stored images and labels of a slice, from the cache beside the set or by decoding, then cached."""
     cache = pathlib.Path(builder.data_dir) / f"vaejax_{base}_{start}_{stop}.npz"
@@ -204,13 +274,8 @@ def _read_slice(builder, image: str, label: str | None, base: str, start: int, s
             labels[i] = example[label]
     if images.shape[-1] == 1:
         images = images[..., 0]
-    temporary = cache.with_name(f"{cache.name}.{os.getpid()}")
+    arrays: dict[str, Any] = {"images": images} if labels is None else {"images": images, "labels": labels}
     # The cache saves time and nothing else: in a folder that cannot be written, or on a full disk, go without.
     with contextlib.suppress(OSError):
-        try:
-            with open(temporary, "wb") as file:
-                np.savez(file, images=images, **({} if labels is None else {"labels": labels}))  # pyright: ignore[reportArgumentType]
-            os.replace(temporary, cache)
-        finally:
-            temporary.unlink(missing_ok=True)
+        _write(cache, lambda file: np.savez(file, **arrays))
     return Part(images, labels)

@@ -1,16 +1,16 @@
-"""Log-densities, KL divergences and entropies that refuse bad data instead of returning a number."""
-
-from collections.abc import Callable
+"""Samples and log-densities, which refuse bad data instead of returning a number."""
 
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Key
-from numpyro.distributions.kl import kl_divergence as numpyro_kl_divergence
 
 from vaejax import checks
+from vaejax.distributions.edges import LOGARITHMIC, stable
 from vaejax.distributions.families import BernoulliLogits
+from vaejax.distributions.simplex import Weights, is_relaxed
+from vaejax.distributions.wrappers import family_of, mask_of, without_wrappers
 
 
 def sample(distribution: dist.Distribution, key: Key[Array, ""]) -> Array:
@@ -26,8 +26,28 @@ def sample(distribution: dist.Distribution, key: Key[Array, ""]) -> Array:
     >>> sample(dist.Normal(jnp.zeros((7, 2)), 1.0).to_event(1), jax.random.key(0)).shape
     (7, 2)
     """
-    with jax.numpy_dtype_promotion("standard"):  # numpyro 0.22 makes numbers of the booleans of a Bernoulli
-        return jnp.asarray(distribution.sample(key))
+    # numpyro 0.22 makes numbers of the booleans of a Bernoulli.
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        checks.check_key(key)
+        return jnp.asarray(stable(distribution).sample(key))
+
+
+def rsample(distribution: dist.Distribution, key: Key[Array, ""]) -> Array:
+    """One sample of a distribution, with its gradient in the parameters.
+
+    Args:
+        distribution: one of numpyro's that can be reparameterized, `has_rsample`.
+        key: consumed.
+
+    Returns:
+        (*batch, *event).
+
+    >>> rsample(dist.Normal(jnp.zeros((7, 2)), 1.0).to_event(1), jax.random.key(0)).shape
+    (7, 2)
+    """
+    with jax.numpy_rank_promotion("allow"):
+        checks.check_key(key)
+        return jnp.asarray(stable(distribution).rsample(key))
 
 
 def like_samples(q: dist.Distribution, z: Array, x: Array) -> Array:
@@ -48,12 +68,12 @@ def like_samples(q: dist.Distribution, z: Array, x: Array) -> Array:
     return x.reshape(*[1] * (z.ndim - len(q.shape())), *x.shape)
 
 
-def log_prob(distribution: dist.Distribution, value: ArrayLike) -> Array:
+def log_prob(distribution: dist.Distribution, value: ArrayLike | Weights) -> Array:
     """Log density of `value` in nats, summed over event axes.
 
     Args:
         distribution: of batch shape (*batch,).
-        value: (*samples, *batch, *event), or what broadcasts to it.
+        value: (*samples, *batch, *event), or what broadcasts to it; relaxed, where the distribution is (`relaxed`).
 
     Returns:
         (*samples, *batch).
@@ -65,121 +85,96 @@ def log_prob(distribution: dist.Distribution, value: ArrayLike) -> Array:
     (7,)
     """
     check_has_density(distribution)
-    distribution, value = _flat(distribution, value)
+    if is_relaxed(distribution):
+        with jax.numpy_rank_promotion("allow"):  # a prior of batch shape ()
+            return jnp.asarray(distribution.log_prob(value))
+    distribution, value = _flat(stable(distribution), value)
+    value = _filled(distribution, value)
+    if isinstance(family_of(distribution), dist.CategoricalLogits | dist.CategoricalProbs):
+        value = value.astype(jnp.int32)  # pixels come as floats, and numpyro indexes with them
+    log_density = _density(distribution, value)
+    if isinstance(without_wrappers(distribution), FINITE):
+        return log_density
+    # No bound can be made of an infinite density: it would be infinite itself, or, of q, the weight of an impossible z.
+    return log_density * jnp.where(jnp.isposinf(log_density), jnp.nan, 1).astype(log_density.dtype)
+
+
+# Whose density is finite everywhere, or that refuse values by themselves.
+FINITE = dist.Normal | dist.MultivariateNormal | dist.CategoricalLogits | BernoulliLogits
+
+
+def _density(distribution: dist.Distribution, value: Array) -> Array:
+    """The log density, maybe infinite; -inf, without gradient, outside the support, and NaN at NaN."""
+    support, base = distribution.support, without_wrappers(distribution)
     # numpyro 0.22 broadcasts a prior of batch shape () over the batch, and its Bernoulli mixes bool with float.
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        return jnp.asarray(distribution.log_prob(value))
+        if support is None or isinstance(base, FINITE | LOGARITHMIC):
+            return jnp.asarray(distribution.log_prob(value))
+        inside = jnp.asarray(support(value))
+        axes = tuple(range(inside.ndim, value.ndim))
+        try:
+            possible = support.feasible_like(value)
+        except NotImplementedError:  # of a user's own constraint
+            possible = value
+        # The density outside the support may be NaN, and its gradient would be too.
+        safe = jnp.where(jnp.expand_dims(inside, axes), value, possible)
+        log_density = jnp.where(inside, distribution.log_prob(safe), -jnp.inf)
+        return jnp.where((value != value).any(axes), jnp.nan, log_density)
 
 
 def _flat(distribution: dist.Distribution, value: ArrayLike) -> tuple[dist.Distribution, Array]:
     """The same with all pixels on one axis: over short last axes, of 28 x 28, XLA loops for thrice as long on CPU."""
-    value, num_axes = jnp.asarray(value), len(distribution.event_shape)
-    base = without_wrappers(distribution)
-    if num_axes < 2 or not isinstance(base, BernoulliLogits) or value.shape[-num_axes:] != distribution.event_shape:
+    value, num_axes = jnp.asarray(checks.as_array(value, "values")), len(distribution.event_shape)
+    mask, family = mask_of(distribution), family_of(distribution)
+    if num_axes < 2 or not isinstance(family, BernoulliLogits) or value.shape[-num_axes:] != distribution.event_shape:
         return distribution, value
-    logits = jnp.broadcast_to(base.logits, distribution.shape()).reshape(*distribution.batch_shape, -1)
-    return BernoulliLogits(logits).to_event(1), value.reshape(*value.shape[:-num_axes], -1)
+
+    def flat(array: Array) -> Array:
+        return jnp.broadcast_to(array, distribution.shape()).reshape(*distribution.batch_shape, -1)
+
+    bits = BernoulliLogits(flat(family.logits))
+    bits = bits if mask is None else bits.mask(flat(mask))
+    return bits.to_event(1), value.reshape(*value.shape[:-num_axes], -1)
 
 
-def kl_divergence(q: dist.Distribution, p: dist.Distribution) -> Array:
-    """KL(q || p) = E_q[log q - log p] in nats, summed over event axes.
-
-    Args:
-        q: of batch shape (*batch,).
-        p: of the same batch shape, or one that broadcasts to it.
-
-    Returns:
-        (*batch,), at least 0.
-
-    Raises:
-        ValueError: if numpyro knows no closed form for the pair, or one of the two is a point mass.
-
-    >>> kl_divergence(dist.Normal(2.0, 1.0), dist.Normal(0.0, 1.0)).tolist()
-    2.0
-    """
-    check_has_density(q)
-    check_has_density(p)
-    if _finite_kind(q) is not None and _finite_kind(q) is _finite_kind(p):
-        prior = without_wrappers(p)
-        return _mean_over_states(q, lambda base, states: log_prob(base, states) - log_prob(prior, states))
-
-    def closed_form() -> Array:
-        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-            return numpyro_kl_divergence(q, p)
-
-    what = f"kl='analytic' needs a closed form of KL(q || p), and numpyro has none for q = {name_of(q)}, "
-    advice = f"p = {name_of(p)}; use kl='sampled', or kl='entropy' where q has an entropy"
-    return _if_known(closed_form, what + advice)
+def _filled(distribution: dist.Distribution, value: Array) -> Array:
+    """The same where it was observed; a number of the support where it was not, which may be outside."""
+    mask = mask_of(distribution)
+    if mask is None:
+        return value
+    with jax.numpy_rank_promotion("allow"):  # samples and data
+        return jnp.where(mask, value, jnp.asarray(family_of(distribution).support.feasible_like(value), value.dtype))
 
 
-def kl_per_unit(q: dist.Distribution, p: dist.Distribution) -> Array:
-    """KL(q || p) in nats of each number of the event, where those are independent.
-
-    Args:
-        q: of batch shape (*batch,).
-        p: of the same batch shape, or one that broadcasts to it.
-
-    Returns:
-        (*batch, *event), each at least 0; their sum over the event is `kl_divergence`.
-
-    Raises:
-        ValueError: as `kl_divergence`; and if the numbers of q or p depend on each other.
-
-    >>> q = dist.Normal(jnp.array([[2.0, 0.0]]), 1.0).to_event(1)
-    >>> kl_per_unit(q, dist.Normal(jnp.zeros(2), 1.0).to_event(1)).tolist()
-    [[2.0, 0.0]]
-    """
-    for distribution in (q, p):
-        if len(without_wrappers(distribution).batch_shape) != len(distribution.shape()):
-            raise ValueError(
-                f"expected distributions whose numbers are independent, for a KL of each; got {name_of(distribution)}"
-            )
-    return kl_divergence(without_wrappers(q), without_wrappers(p))
-
-
-def entropy(q: dist.Distribution) -> Array:
-    """Entropy -E_q[log q] in nats, summed over event axes.
-
-    Args:
-        q: of batch shape (*batch,).
-
-    Returns:
-        (*batch,); of a continuous q of either sign.
-
-    Raises:
-        ValueError: if numpyro knows no closed form, or q is a point mass.
-
-    >>> entropy(BernoulliLogits(jnp.zeros(3)).to_event(1)).round(4).tolist()
-    2.0794...
-    """
-    check_has_density(q)
-    if _finite_kind(q) is not None:
-        return -_mean_over_states(q, lambda base, states: log_prob(base, states))
-    what = f"kl='entropy' needs the entropy of q in closed form, and numpyro has none for q = {name_of(q)}; "
-    return _if_known(q.entropy, what + "use kl='sampled'")
+def _aligned(p: dist.Distribution, x: Array) -> Array:
+    """The data with an axis of length 1 for each that p has in front, of several samples of z."""
+    return x.reshape(*[1] * (len(p.shape()) - x.ndim), *x.shape)
 
 
 def data_log_prob(p: dist.Distribution, x: Array) -> Array:
     """Log-likelihood log p(x | z) of data in nats, never a number for data that p cannot have produced.
 
-    Where x is a concrete array, data outside the support raise. Under `jit` the values are unknown, and the
-    log-likelihood of such an example is NaN.
+    Where x is a concrete array, data outside the support, or of infinite density, raise. Under `jit` the values are
+    unknown, and the log-likelihood of such an example is NaN.
 
     Args:
         p: the likelihood, of batch shape (*batch,).
-        x: data, (*batch, *event), or what broadcasts to it.
+        x: data, (*batch, *event), or what broadcasts to it; leading axes of p, of several samples, may be missing.
 
     Returns:
         (*batch,).
 
     Raises:
-        ValueError: if x is concrete and lies outside the support, or holds NaN or infinities.
+        ValueError: if x is concrete and lies outside the support or where the density is infinite, or holds NaN or
+            infinities.
 
     >>> p = BernoulliLogits(jnp.zeros(2)).to_event(1)
     >>> jax.jit(data_log_prob)(p, jnp.array([[0.0, 1.0], [0.0, 0.5]])).round(2).tolist()
     [-1.38..., nan]
     """
     check_support(p, x)
+    x = jnp.asarray(x)
+    x = _aligned(p, x)
     if isinstance(without_wrappers(p), BernoulliLogits):  # which refuses by itself
         return log_prob(p, x)
     return jnp.where(in_support(p, x), log_prob(p, x), jnp.nan)
@@ -193,7 +188,8 @@ def check_support(p: dist.Distribution, x: Array) -> None:
         x: data, (*batch, *event).
 
     Raises:
-        ValueError: with the number of bad values, the first of them, and what to do.
+        ValueError: with the number of bad values, the first of them, and what to do; also where the density is
+            infinite, as at the ends of [0, 1] that of a beta with concentrations below 1.
 
     >>> check_support(BernoulliLogits(jnp.zeros(2)).to_event(1), jnp.array([[0.0, 1.0]]))
     """
@@ -203,6 +199,17 @@ def check_support(p: dist.Distribution, x: Array) -> None:
     supported = in_support(p, x)
     if not isinstance(supported, Tracer) and not supported.all():
         raise ValueError(_unsupported(p, x))
+    if isinstance(without_wrappers(p), FINITE):
+        return
+    infinite = jnp.isposinf(_density(stable(p), _aligned(p, jnp.asarray(x))))
+    infinite = infinite.any(axis=tuple(range(len(p.shape()) - jnp.ndim(x))))  # over the samples of z
+    if not isinstance(infinite, Tracer) and infinite.any():
+        raise ValueError(
+            f"expected data at which the likelihood {name_of(p)} has a finite density; it is infinite for "
+            f"{int(infinite.sum())} of {infinite.size} examples, the first at index "
+            f"{tuple(int(i) for i in jnp.argwhere(infinite)[0])}: move the data off the edge of its support, as by "
+            "x * (1 - 2 * margin) + margin, or choose another likelihood"
+        )
 
 
 def check_has_density(distribution: dist.Distribution) -> None:
@@ -213,35 +220,13 @@ def check_has_density(distribution: dist.Distribution) -> None:
 
     >>> check_has_density(dist.Normal(0.0, 1.0))
     """
-    if isinstance(without_wrappers(distribution), dist.Delta):
+    base = without_wrappers(distribution)
+    if isinstance(base, dist.Delta):
+        objective = getattr(base, "trained_by", "autoencoders.make_reconstruction")
         raise ValueError(
             "expected a distribution with a density; got a point mass, as the posterior 'point' of an autoencoder is: "
-            "it has no ELBO and gives no log p(x). Train it by autoencoders.make_reconstruction, or choose the "
-            "posterior 'gaussian'"
+            f"it has no ELBO and gives no log p(x). Train it by {objective}, or choose the posterior 'gaussian'"
         )
-
-
-def _if_known(closed_form: Callable[[], Array], otherwise: str) -> Array:
-    try:
-        return closed_form()
-    except NotImplementedError:
-        raise ValueError(otherwise) from None
-
-
-def _finite_kind(q: dist.Distribution) -> type | None:
-    kinds = (dist.BernoulliLogits, dist.CategoricalLogits)
-    return next((kind for kind in kinds if isinstance(without_wrappers(q), kind)), None)
-
-
-def _mean_over_states(q: dist.Distribution, function: Callable[[dist.Distribution, Array], Array]) -> Array:
-    """E_q[function] for each coordinate of a finite q, summed over event axes.
-
-    numpyro 0.22 has no KL in terms of logits, and its entropy is NaN at logits of 1e4.
-    """
-    base = without_wrappers(q)
-    states = base.enumerate_support(expand=False).reshape(-1, *[1] * len(base.batch_shape))
-    means = jnp.exp(log_prob(base, states)) * function(base, states)
-    return means.sum(axis=(0, *range(len(q.batch_shape) + 1, means.ndim)))
 
 
 def in_support(p: dist.Distribution, x: Array) -> Bool[Array, "..."]:
@@ -257,14 +242,17 @@ def in_support(p: dist.Distribution, x: Array) -> Bool[Array, "..."]:
     >>> in_support(BernoulliLogits(jnp.zeros(2)).to_event(1), jnp.array([[0.0, 1.0], [0.0, 0.5]])).tolist()
     [True, False]
     """
+    checks.check_distribution(p)
+    x = jnp.asarray(checks.as_array(x))
     if p.support is None:
         return jnp.asarray(True)
-    return jnp.asarray(p.support(x))
+    with jax.numpy_rank_promotion("allow"):  # samples and data
+        return jnp.asarray(p.support(_filled(p, _aligned(p, jnp.asarray(x)))))
 
 
 def _unsupported(p: dist.Distribution, x: Array) -> str:
     name = name_of(p)
-    explain = getattr(without_wrappers(p), "unsupported", None)
+    explain = getattr(family_of(p), "unsupported", None)
     if explain is not None:  # a family of ours that has words of its own
         return explain(x)
     if "Bernoulli" in name:
@@ -283,7 +271,7 @@ def _unsupported(p: dist.Distribution, x: Array) -> str:
 
 
 def center(q: dist.Distribution) -> Array:
-    """The one latent that stands for q: its mean, or the most probable categories.
+    """The one latent that stands for q: its mean, the most probable categories, or what q's own method `center` gives.
 
     Args:
         q: the posterior, of batch shape (*batch,).
@@ -298,18 +286,7 @@ def center(q: dist.Distribution) -> Array:
     if isinstance(base, dist.CategoricalLogits):
         logits = jnp.asarray(base.logits)
         return logits.argmax(axis=-1).astype(logits.dtype)
-    return jnp.asarray(q.mean)
-
-
-def without_wrappers(distribution: dist.Distribution) -> dist.Distribution:
-    """The distribution without the wrappers that only declare axes.
-
-    >>> without_wrappers(dist.Normal(jnp.zeros(3), 1.0).to_event(1)).event_shape
-    ()
-    """
-    while isinstance(distribution, dist.Independent | dist.ExpandedDistribution):
-        distribution = distribution.base_dist
-    return distribution
+    return jnp.asarray(base.center() if hasattr(base, "center") else q.mean)
 
 
 def name_of(distribution: dist.Distribution) -> str:
@@ -318,4 +295,4 @@ def name_of(distribution: dist.Distribution) -> str:
     >>> name_of(dist.Normal(jnp.zeros(3), 1.0).to_event(1))
     'Normal'
     """
-    return type(without_wrappers(distribution)).__name__
+    return type(family_of(distribution)).__name__

@@ -10,8 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jax import random
+from jax.core import Tracer
 from jax.scipy.special import betainc, betaln, digamma
 from jaxtyping import Array, ArrayLike, Key
 from numpyro.distributions import constraints
@@ -58,6 +60,7 @@ class Rayleigh(dist.Distribution):
     support = constraints.positive
 
     def __init__(self, scale: ArrayLike = 1.0, *, validate_args: bool | None = None):
+        _check_parameters("Rayleigh", scale=scale)
         self.scale = scale
         super().__init__(jnp.shape(scale), validate_args=validate_args)
 
@@ -107,6 +110,11 @@ class Triangular(dist.Distribution):
     reparametrized_params = ["low", "peak", "high"]
 
     def __init__(self, low: ArrayLike, peak: ArrayLike, high: ArrayLike, *, validate_args: bool | None = None):
+        _check_parameters("Triangular", low=low, peak=peak, high=high)
+        if not any(isinstance(number, Tracer) for number in (low, peak, high)):
+            low_, peak_, high_ = map(np.asarray, (low, peak, high))
+            if not ((low_ <= peak_) & (peak_ <= high_) & (low_ < high_)).all():
+                raise ValueError(f"Triangular expects low <= peak <= high; got {low}, {peak} and {high}")
         self.low, self.peak, self.high = promote_shapes(low, peak, high)
         batch_shape = jnp.broadcast_shapes(jnp.shape(low), jnp.shape(peak), jnp.shape(high))
         super().__init__(batch_shape, validate_args=validate_args)
@@ -175,21 +183,28 @@ class F(dist.Distribution):
     support = constraints.positive
 
     def __init__(self, df1: ArrayLike, df2: ArrayLike, *, validate_args: bool | None = None):
+        _check_parameters("F", df1=df1, df2=df2)
         self.df1, self.df2 = promote_shapes(df1, df2)
         super().__init__(jnp.broadcast_shapes(jnp.shape(df1), jnp.shape(df2)), validate_args=validate_args)
 
     def sample(self, key: Key[Array, ""], sample_shape: Shape = ()) -> Array:
+        return self.sample_with_intermediates(key, sample_shape)[0]
+
+    def sample_with_intermediates(self, key: Key[Array, ""], sample_shape: Shape = ()) -> tuple[Array, list[Any]]:
         key1, key2 = random.split(key)
         shape = sample_shape + self.batch_shape
         # In logarithms, for with few degrees of freedom a chi-squared number underflows to zero.
         log_ratio = random.loggamma(key1, 0.5 * self.df1, shape) - random.loggamma(key2, 0.5 * self.df2, shape)
-        return jnp.exp(log_ratio) * (self.df2 / self.df1)
+        log_z = log_ratio + jnp.log(self.df2 / self.df1)
+        return jnp.exp(log_z), [log_z]
 
-    @validate_sample
-    def log_prob(self, value: ArrayLike) -> Array:
-        ratio = self.df1 / self.df2
-        log_kernel = (0.5 * self.df1 - 1) * jnp.log(value) - 0.5 * (self.df1 + self.df2) * jnp.log1p(ratio * value)
-        return log_kernel + 0.5 * self.df1 * jnp.log(ratio) - betaln(0.5 * self.df1, 0.5 * self.df2)
+    def log_prob(self, value: ArrayLike, intermediates: Any = None) -> Array:
+        value = jnp.asarray(value)
+        log_z = jnp.log(value) if intermediates is None else intermediates[0]
+        log_ratio = jnp.log(self.df1 / self.df2)
+        log_kernel = (0.5 * self.df1 - 1) * log_z - 0.5 * (self.df1 + self.df2) * jax.nn.softplus(log_ratio + log_z)
+        log_q = log_kernel + 0.5 * self.df1 * log_ratio - betaln(0.5 * self.df1, 0.5 * self.df2)
+        return jnp.where(value < 0, -jnp.inf, log_q)
 
     def cdf(self, value: ArrayLike) -> Array:
         return betainc(0.5 * self.df1, 0.5 * self.df2, self.df1 * value / (self.df1 * value + self.df2))
@@ -236,6 +251,7 @@ class Erlang(dist.Distribution):
     def __init__(self, concentration: int, rate: ArrayLike = 1.0, *, validate_args: bool | None = None):
         advice = "another shape has numpyro.distributions.Gamma"
         checks.check_count("concentration", concentration, advice=advice)
+        _check_parameters("Erlang", rate=rate)
         self.concentration, self.rate = int(concentration), rate
         super().__init__(jnp.shape(rate), validate_args=validate_args)
 
@@ -266,6 +282,17 @@ class Erlang(dist.Distribution):
         return dist.Gamma(float(self.concentration), self.rate, validate_args=False)
 
 
+def _check_parameters(family: str, **parameters: Any) -> None:
+    """Refuse parameters that are no real numbers, or concrete and not finite; numpyro looks at their signs."""
+    for name, value in parameters.items():
+        if isinstance(value, Tracer):
+            continue
+        array = np.asarray(value)
+        real = array.dtype != bool and jnp.issubdtype(array.dtype, jnp.number) and not np.iscomplexobj(array)
+        if not real or not np.isfinite(array.astype(float)).all():
+            raise ValueError(f"{name} of {family} must be made of finite real numbers; got {value!r}")
+
+
 def _open_uniform(key: Key[Array, ""], shape: Shape) -> Array:
     """Uniform, but never 0 or 1, where inverse CDFs and densities are infinite."""
     return random.uniform(key, shape, minval=jnp.finfo(jnp.result_type(float)).eps)
@@ -292,4 +319,5 @@ def _log_prob_of_bits_jvp(primals, tangents):
 
 def _logit_against(logits: Array, bits: Array) -> Array:
     """Of the other value; NaN, and so is the gradient, where a bit is neither."""
-    return jnp.where(bits == 1, -logits, jnp.where(bits == 0, logits, jnp.nan))
+    of_other = jnp.where(bits == 1, -logits, logits)
+    return jnp.where((bits == 0) | (bits == 1), of_other, jnp.nan)  # no NaN on the way to a number: jax_debug_nans

@@ -5,7 +5,7 @@ A head says how many outputs it wants for each number it describes, owns the par
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
@@ -17,6 +17,8 @@ from vaejax.distributions.families import BernoulliLogits
 Params = dict[str, Any]
 
 LOG_STD_BOUND = 8.0
+
+CHANNELS = ("first", "last")
 
 
 def standard_normal(event_shape: tuple[int, ...], dtype: Any) -> dist.Distribution:
@@ -39,19 +41,36 @@ class Head(NamedTuple):
     """How the outputs of a network parametrize a distribution.
 
     Attributes:
-        num_outputs: arrays of the event's shape that `apply` takes from the network.
+        num_outputs: arrays of the event's shape that `apply` takes from the network; or a function of that shape, where
+            their number depends on it, as for a full covariance. Ask `outputs_for`.
         init: `(key, event_shape) -> params`, the head's own parameters, `{}` for most.
         apply: `(params, *outputs) -> distribution`, each output of shape (*batch, *event). The axes of the event may
             be left as batch axes of the distribution: the model declares them with `to_event`.
         prior: `(event_shape, dtype) -> distribution`, what goes with a posterior of this kind as p(z).
         num_categories: for a categorical head, how many; a decoder then sees its latents one-hot.
+        channels: where the outputs of a network for images stand: one after another before the axes of the image,
+            "first", or beside each other on the last axis, "last", as convolutions emit them.
+        takes_context: whether `apply` takes the context of the model too, flat, as `context=` of shape (*batch, size):
+            as likelihoods of counts do, whose library size is the context's.
+        seen: of a likelihood, how the encoder sees its data, such as 8-bit pixels scaled to [-1, 1]; None: as they are.
     """
 
-    num_outputs: int
+    num_outputs: int | Callable[[tuple[int, ...]], int]
     init: Callable[..., Params]
     apply: Callable[..., dist.Distribution]
     prior: Callable[[tuple[int, ...], Any], dist.Distribution] = standard_normal
     num_categories: int | None = None
+    channels: Literal["first", "last"] = "first"
+    takes_context: bool = False
+    seen: Callable[[Array], Array] | None = None
+
+    def outputs_for(self, event_shape: tuple[int, ...]) -> int:
+        """How many arrays of this shape the head takes from the network.
+
+        >>> gaussian().outputs_for((28, 28))
+        2
+        """
+        return self.num_outputs(event_shape) if callable(self.num_outputs) else self.num_outputs
 
 
 def bounded_log_std(raw: Float[Array, "*shape"], bound: float = LOG_STD_BOUND) -> Float[Array, "*shape"]:
@@ -100,22 +119,24 @@ def bernoulli() -> Head:
     def fair_coins(event_shape: tuple[int, ...], dtype: Any) -> dist.Distribution:
         return BernoulliLogits(jnp.zeros(event_shape, dtype))
 
-    return Head(1, _no_params, lambda params, logits: BernoulliLogits(logits), fair_coins)
+    return Head(1, no_params, lambda params, logits: BernoulliLogits(logits), fair_coins)
 
 
-def categorical(num_categories: int = 10) -> Head:
-    """Categorical with the network's outputs as its logits; a latent is a whole number below `num_categories`.
+def categorical(num_categories: int = 10, channels: Literal["first", "last"] = "first") -> Head:
+    """Categorical with the network's outputs as its logits: whole numbers below `num_categories`, latents or pixels.
 
     Args:
-        num_categories: of each latent. The prior holds all of them equally probable.
+        num_categories: of each number. The prior holds all of them equally probable.
+        channels: as in `Head`.
 
     Raises:
-        ValueError: if it is not an integer of at least 2.
+        ValueError: if num_categories is not an integer of at least 2, or channels is another word.
 
     >>> categorical(3).apply({}, *jnp.zeros((3, 5))).probs.shape
     (5, 3)
     """
     checks.check_count("num_categories", num_categories, least=2)
+    checks.check_choice("channels", channels, CHANNELS)
 
     def uniform(event_shape: tuple[int, ...], dtype: Any) -> dist.Distribution:
         return dist.CategoricalLogits(jnp.zeros((*event_shape, num_categories), dtype))
@@ -123,16 +144,27 @@ def categorical(num_categories: int = 10) -> Head:
     def apply(params: Params, *logits: Float[Array, "*shape"]) -> dist.Distribution:
         return dist.CategoricalLogits(jnp.stack(logits, axis=-1))
 
-    return Head(num_categories, _no_params, apply, uniform, num_categories)
+    return Head(num_categories, no_params, apply, uniform, num_categories, channels)
 
 
-def gaussian() -> Head:
+def gaussian(channels: Literal["first", "last"] = "first") -> Head:
     """Gaussian whose mean and bounded log standard deviation both come from the network: the usual posterior.
+
+    Args:
+        channels: as in `Head`.
+
+    Raises:
+        ValueError: if channels is another word.
 
     >>> gaussian().apply({}, jnp.zeros(2), jnp.zeros(2)).scale.tolist()
     [1.0, 1.0]
     """
-    return Head(2, _no_params, lambda params, mean, raw: dist.Normal(mean, jnp.exp(bounded_log_std(raw))))
+    checks.check_choice("channels", channels, CHANNELS)
+
+    def apply(params: Params, mean: Float[Array, "*shape"], raw: Float[Array, "*shape"]) -> dist.Normal:
+        return dist.Normal(mean, jnp.exp(bounded_log_std(raw)))
+
+    return Head(2, no_params, apply, channels=channels)
 
 
 def gaussian_shared_std(std_shape: tuple[int, ...] = ()) -> Head:
@@ -141,10 +173,18 @@ def gaussian_shared_std(std_shape: tuple[int, ...] = ()) -> Head:
     Args:
         std_shape: shape of the parameter `log_std`, broadcast over the event: `()` for one shared number.
 
+    Raises:
+        ValueError: if it is no tuple of positive integers.
+
     >>> import jax
     >>> gaussian_shared_std().init(jax.random.key(0), (28, 28))["log_std"].tolist()
     0.0
     """
+    if std_shape != ():
+        expected = f"std_shape must be a tuple of positive integers, or (); got {std_shape!r}"
+        if not isinstance(std_shape, tuple | list):
+            raise ValueError(expected)
+        std_shape = checks.checked_shape("std_shape", std_shape)
 
     def init(key: Key[Array, ""], event_shape: tuple[int, ...]) -> Params:
         del key, event_shape
@@ -170,7 +210,7 @@ def gaussian_fixed_std(std: float = 1.0) -> Head:
     [0.5, 0.5]
     """
     checks.check_number("std", std, above=0, advice="give it in the units of the data")
-    return Head(1, _no_params, lambda params, mean: dist.Normal(mean, jnp.full_like(mean, std)))
+    return Head(1, no_params, lambda params, mean: dist.Normal(mean, jnp.full_like(mean, std)))
 
 
 def point() -> Head:
@@ -182,64 +222,10 @@ def point() -> Head:
     >>> point().apply({}, jnp.array([0.5, -2.0])).mean.tolist()
     [0.5, -2.0]
     """
-    return Head(1, _no_params, lambda params, value: dist.Delta(value))
+    return Head(1, no_params, lambda params, value: dist.Delta(value))
 
 
-LIKELIHOODS: dict[str, Callable[[], Head]] = {
-    "bernoulli": bernoulli,
-    "gaussian": gaussian,
-    "gaussian_shared_std": gaussian_shared_std,
-    "gaussian_fixed_std": gaussian_fixed_std,
-}
-
-
-def likelihood_head(likelihood: str | Head) -> Head:
-    """The head of a likelihood given by name, or the head itself.
-
-    Args:
-        likelihood: "bernoulli", "gaussian" (std per pixel from the network), "gaussian_shared_std" (one learned std),
-            "gaussian_fixed_std" (std 1; for another pass `gaussian_fixed_std(std)`), or a `Head`.
-
-    Raises:
-        ValueError: if the name is unknown.
-
-    >>> likelihood_head("gaussian").num_outputs
-    2
-    """
-    return _named_head("likelihood", likelihood, LIKELIHOODS)
-
-
-POSTERIORS: dict[str, Callable[[], Head]] = {
-    "gaussian": gaussian,
-    "bernoulli": bernoulli,
-    "categorical": categorical,
-    "point": point,
-}
-
-
-def posterior_head(posterior: str | Head) -> Head:
-    """The head of a posterior given by name, or the head itself.
-
-    Args:
-        posterior: "gaussian" (diagonal covariance), "bernoulli", "categorical" (of 10 categories; for another number
-            pass `categorical(num_categories)`), "point" (of an autoencoder), or a `Head`.
-
-    Raises:
-        ValueError: if the name is unknown.
-
-    >>> posterior_head("categorical").num_categories
-    10
-    """
-    return _named_head("posterior", posterior, POSTERIORS)
-
-
-def _named_head(kind: str, given: str | Head, known: dict[str, Callable[[], Head]]) -> Head:
-    if isinstance(given, Head):
-        return given
-    checks.check_choice(kind, given, known, otherwise="a distributions.Head")
-    return known[given]()
-
-
-def _no_params(key: Key[Array, ""], event_shape: tuple[int, ...]) -> Params:
+def no_params(key: Key[Array, ""], event_shape: tuple[int, ...]) -> Params:
+    """The `init` of a head without parameters of its own."""
     del key, event_shape
     return {}

@@ -17,7 +17,7 @@ Those of |x|^2 + |y|^2 - 2 x.y, by a matrix product, are not; they would take ha
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -184,7 +184,7 @@ def p_value(
 
     Source: Gretton et al. 2012; Phipson & Smyth 2010, "Permutation p-values should never be zero".
     """
-    x, y = _checked(x, y, batch_size=batch_size, num_permutations=num_permutations)
+    x, y = _checked(x, y, key=key, batch_size=batch_size, num_permutations=num_permutations)
     kernel = Partial(_negative_distance) if bandwidth is None else _gaussian_kernel(bandwidth, x.dtype)
     return _permutation_test(kernel, key, x, y, num_permutations, batch_size)
 
@@ -307,9 +307,9 @@ def _gaussian_kernel(bandwidth: ArrayLike, dtype) -> Kernel:
     return Partial(_gaussian, jnp.asarray(bandwidth, dtype))
 
 
-def _checked(x: ArrayLike, y: ArrayLike, **counts: int) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:
-    """The examples as vectors of one dtype, of single precision at least; or an error, also for the counts."""
-    checks.check_counts(**counts)
+def _checked(x: ArrayLike, y: ArrayLike, **given: Any) -> tuple[Float[Array, "n d"], Float[Array, "m d"]]:
+    """The examples as vectors of one dtype, of single precision at least; or an error, also for what else is given."""
+    checks.check_given(**given)
     for name, examples in (("x", x), ("y", y)):
         checks.check_floating(examples)
         if np.ndim(examples) < 1 or np.shape(examples)[0] < 2:

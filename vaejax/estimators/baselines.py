@@ -6,11 +6,12 @@ Leave-one-out learns nothing: its mean over the other samples is in `reductions`
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax import lax
 from jaxtyping import Array, Float, Key
 
 from vaejax import checks
@@ -28,6 +29,52 @@ class Baseline(NamedTuple):
 
     init: Callable[[Key[Array, ""], Array], Params]
     apply: Callable[[Params, Array], Float[Array, " n"]]
+
+
+class Trained(NamedTuple):
+    """What an estimator trains along beside the model and is no baseline: a temperature, a scale, a control network.
+
+    It stands in `params["baseline"]` too, and the estimator gets it as it is. An unbiased estimator trains it by the
+    gradient of its own variance, `less_variance`.
+
+    Attributes:
+        init: `(key, x) -> params`, as of a `Baseline`.
+    """
+
+    init: Callable[[Key[Array, ""], Array], Params]
+
+
+def less_variance(
+    gradient: Callable[[Any], Array], trained: Any, bound: Float[Array, " *batch"]
+) -> tuple[Array, Float[Array, ""]]:
+    """A gradient without bias, and a surrogate whose own gradient makes what is trained along lower its variance.
+
+    The mean of an unbiased gradient g does not depend on what is trained along, and so the gradient of its variance is
+    that of E[g^2], of which each draw of g is an estimate without bias.
+
+    Args:
+        gradient: `trained -> g`, (*batch, *event), the gradient of each example's bound in the parameters of its q.
+        trained: a tree of temperatures, scales, control networks; the gradient gets them in the bound's dtype.
+        bound: of each example; over their number an objective takes the mean.
+
+    Returns:
+        g, without gradient; and the surrogate of each example's bound, of which the gradient in `trained`, and in
+        nothing else, is minus that of the sum of g^2, so that whoever maximises the bound lowers the variance.
+
+    >>> tuned = lambda trained: less_variance(lambda trained: 3.0 - trained, trained, jnp.zeros(1))
+    >>> float(tuned(jnp.array(1.0))[0]), float(jax.grad(lambda trained: tuned(trained)[1])(jnp.array(1.0)))
+    (2.0, 4.0)
+
+    Source: Tucker et al. 2017, "REBAR", section 3.2; Ruiz, Titsias & Blei 2016.
+    """
+
+    def energy(trained: Any) -> tuple[Array, Array]:
+        g = gradient(jax.tree.map(lambda leaf: leaf.astype(bound.dtype), trained))
+        return (g**2).sum(), g
+
+    slopes, g = lax.stop_gradient(jax.grad(energy, has_aux=True)(lax.stop_gradient(trained)))
+    products = jax.tree.map(lambda slope, leaf: (slope * leaf).sum().astype(bound.dtype), slopes, trained)
+    return g, -sum(jax.tree.leaves(products), start=jnp.zeros((), bound.dtype)) / bound.size
 
 
 def moving_average() -> Baseline:
@@ -66,7 +113,7 @@ def nvil(hidden_sizes: Sequence[int] = (100,), activation: str | networks.Activa
         A baseline with the parameters {"mean": (), "network": ...}, in nats.
 
     Raises:
-        ValueError: when its parameters are made, if a size is not a positive integer or the activation is unknown.
+        ValueError: if a size is not a positive integer or the activation is unknown.
 
     >>> baseline = nvil()
     >>> x = jnp.ones((7, 3))
@@ -75,6 +122,10 @@ def nvil(hidden_sizes: Sequence[int] = (100,), activation: str | networks.Activa
 
     Source: Mnih & Gregor 2014, "Neural variational inference and learning in belief networks", section 2.3.
     """
+    hidden_sizes, activation = (
+        checks.checked_sizes("hidden_sizes", hidden_sizes),
+        networks.activation_function(activation),
+    )
 
     def network(x: Array) -> networks.Network:
         return networks.mlp(x[:1].size, hidden_sizes, 1, activation)
@@ -109,14 +160,17 @@ def with_optimizer(
         An optimizer of the whole `params`.
 
     Raises:
-        ValueError: if decay is not in [0, 1).
+        ValueError: if decay is not in [0, 1), or the learning rate no positive number.
 
     >>> optimizer = with_optimizer(optax.adam(1e-3))
     >>> state = optimizer.init({"decoder": jnp.ones(3), "baseline": {"mean": jnp.array(-90.0)}})
     >>> sorted(state.inner_states)
     ['baseline', 'model', 'moving average']
     """
+    checks.check_optimizer(optimizer)
     checks.check_number("decay", decay, least=0, below=1)
+    if not callable(learning_rate):  # optax takes a function of the step too
+        checks.check_number("learning_rate", learning_rate, above=0)
 
     def label(path: tuple, leaf: Array) -> str:
         del leaf

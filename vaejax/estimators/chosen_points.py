@@ -9,12 +9,9 @@ from jax import lax
 from jaxtyping import Array
 
 from vaejax import distributions
-from vaejax.estimators.monte_carlo import over_indices, over_samples, with_gradient_of
+from vaejax.estimators.monte_carlo import over_indices, over_samples_with_noise, with_gradient_of
 from vaejax.estimators.reductions import bounds_with_replaced
-from vaejax.estimators.signature import Estimate, Estimator, refuse_q
-
-# More states do not fit in memory, and sampling is the better answer long before.
-MAX_STATES = 2**16
+from vaejax.estimators.signature import MAX_STATES, Estimate, Estimator, refuse_q
 
 
 def measure_valued() -> Estimator:
@@ -49,8 +46,8 @@ def measure_valued() -> Estimator:
         mean, std = _gaussian_parameters(q)
         detached = lax.stop_gradient(q)
 
-        def sample_term(key):
-            w_key, m_key, sign_key, u_key = (jax.random.fold_in(key, i) for i in range(4))
+        def sample_term(key, noise_key):
+            w_key, m_key, sign_key, u_key = jax.random.split(noise_key, 4)
             z = lax.stop_gradient(distributions.sample(q, key))
             log_w, terms = integrand(z, q)
             w = jnp.sqrt(2 * jax.random.exponential(w_key, z.shape, z.dtype))  # jax.random.rayleigh can be infinite
@@ -67,13 +64,17 @@ def measure_valued() -> Estimator:
             log_w_moved = lax.map(with_coordinate_moved, jnp.arange(flat.shape[-1]))
             return log_w, terms, lax.stop_gradient(log_w_moved)
 
-        log_w, terms, moved = over_samples(sample_term, key, num_samples, chunk_size)
+        log_w, terms, moved = over_samples_with_noise(sample_term, key, num_samples, chunk_size)
         bounds = jnp.moveaxis(bounds_with_replaced(reduce, log_w, moved).sum(axis=0), 0, -1)
+        bound = reduce.bound(log_w)
+        # The difference of a bound and one of -inf is no slope; such an example gets no gradient from its samples.
+        nothing = jnp.isneginf(bounds).any(axis=(0, -1)) | jnp.isneginf(bound)
+        bounds = jnp.where(nothing[None, ..., None], 0, bounds)
         up, down, spread, normal = (side.reshape(mean.shape) for side in bounds)
         mean_slope, std_slope = (up - down) / (math.sqrt(2 * math.pi) * std), (spread - normal) / std
         products = lax.stop_gradient(mean_slope) * mean + lax.stop_gradient(std_slope) * std
         surrogate = products.reshape(*log_w.shape[1:], -1).sum(axis=-1)
-        return Estimate(with_gradient_of(reduce.bound(log_w), surrogate), terms)
+        return Estimate(with_gradient_of(bound, surrogate), terms)
 
     return Estimator(estimate)
 
@@ -117,13 +118,16 @@ def enumerate_support() -> Estimator:
 
         log_w, terms, log_q = over_indices(state_term, num_states, chunk_size)
         probabilities = jnp.exp(log_q)
+        # An example with a state that is impossible, but that q gives a probability, has a bound of -inf.
+        nothing = ((probabilities > 0) & jnp.isneginf(log_w)).any(axis=0)
 
         def mean(array: Array) -> Array:
             weights = probabilities.reshape(*probabilities.shape, *[1] * (array.ndim - probabilities.ndim))
             # A state of probability zero counts for nothing, also where its log-weight is infinite.
-            return jnp.where(weights > 0, weights * array, 0).sum(axis=0, keepdims=True)
+            return (weights * jnp.where(weights > 0, array, 0)).sum(axis=0, keepdims=True)
 
-        return Estimate(reduce.bound(mean(log_w)), jax.tree.map(mean, terms))
+        possible = mean(jnp.where(nothing[None], 0, log_w))
+        return Estimate(reduce.bound(jnp.where(nothing[None], -jnp.inf, possible)), jax.tree.map(mean, terms))
 
     return Estimator(estimate)
 

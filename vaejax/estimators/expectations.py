@@ -15,6 +15,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Key
 
 from vaejax import checks, records
+from vaejax.estimators.detaching import with_detached
 from vaejax.estimators.monte_carlo import over_samples
 from vaejax.estimators.reductions import mean_reduction
 from vaejax.estimators.signature import EstimateFunction, Estimator, as_estimator, baseline_values
@@ -91,9 +92,14 @@ def expectation(
     """
     estimator = as_estimator(estimator)
     checks.check_count("num_samples", num_samples)
+    if chunk_size is not None:
+        checks.check_count("chunk_size", chunk_size)
+    checks.check_function("make_distribution", make_distribution, "params -> q", 1)
+    checks.check_function("f", f, "(params, z) -> a scalar", 2)
     reduce = mean_reduction()
 
     def function(params: Any, key: Key[Array, ""]) -> tuple[Float[Array, ""], ExpectationInfo]:
+        checks.check_key(key)
         q = _one_event(make_distribution(params))
         baseline = baseline_values(estimator, params, jnp.zeros(()), ())
 
@@ -103,6 +109,10 @@ def expectation(
                 value -= control_variate.function(params, z)
             return value, value
 
+        def detach() -> dist.Distribution:
+            return _one_event(make_distribution(lax.stop_gradient(params)))
+
+        integrand = with_detached(integrand, detach)
         value, per_sample = estimator(key, q, integrand, num_samples, reduce, baseline, chunk_size)
         if control_variate is not None:
             value += control_variate.expectation(params)
@@ -145,6 +155,9 @@ def per_sample_gradients(
     >>> gradients(jnp.ones(3), jax.random.key(0)).shape
     (4, 3)
     """
+    checks.check_count("num_samples", num_samples)
+    if chunk_size is not None:
+        checks.check_count("chunk_size", chunk_size)
     gradient = jax.grad(expectation(estimator, make_distribution, f, 1), has_aux=True)
 
     def function(params: Any, key: Key[Array, ""]) -> Any:
@@ -179,6 +192,8 @@ def delta_method(make_distribution: MakeDistribution, f: Function) -> ControlVar
 
     Source: Paisley, Blei & Jordan 2012, "Variational Bayesian inference with stochastic search", section 3.
     """
+    checks.check_function("make_distribution", make_distribution, "params -> q", 1)
+    checks.check_function("f", f, "(params, z) -> a scalar", 2)
 
     def expansion(params: Any, z: Array) -> tuple[Array, Array, Array]:
         """F, its slope and its curvature at the mean of q, which is taken for a constant."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Key
 
-from vaejax import devices
+from vaejax import checks, devices
 from vaejax.checks import check_count as check_count
 
 # Public as `vaejax.monte_carlo.*` since the first version.
@@ -48,13 +48,53 @@ def over_samples(
     >>> over_samples(jax.random.normal, jax.random.key(0), num_samples=5, chunk_size=2).shape
     (5,)
     """
+    checks.check_function("sample_term", sample_term, "key -> a tree of arrays")
     key_of = _keys_of(key, num_samples)
     return over_indices(lambda index: sample_term(key_of(index)), num_samples, chunk_size)
 
 
+def over_samples_with_noise(
+    sample_term: Callable[[Key[Array, ""], Key[Array, ""]], Any],
+    key: Key[Array, ""],
+    num_samples: int,
+    chunk_size: int | None = None,
+) -> Any:
+    """`over_samples` of `sample_term(key_k, noise_key_k)`, for estimators that draw more than their samples.
+
+    A sample drawn from key_k is then that of every other estimator, and what is drawn beside it shares nothing with it.
+    To draw from key_k and to fold it as well would not do: what is folded is not safe from what was drawn.
+
+    Args:
+        sample_term: a function of two keys.
+        key: as in `over_samples`; the first keys are the same.
+        num_samples: K.
+        chunk_size: as in `over_samples`.
+
+    Returns:
+        What `sample_term` returns, with leaves (K, ...).
+
+    Raises:
+        ValueError: as `over_samples`.
+
+    >>> def two(key, noise_key):
+    ...     return jax.random.normal(key), jax.random.normal(noise_key)
+    >>> samples, noise = over_samples_with_noise(two, jax.random.key(0), num_samples=5)
+    >>> bool((samples == over_samples(jax.random.normal, jax.random.key(0), num_samples=5)).all())
+    True
+    """
+    checks.check_function("sample_term", sample_term, "(key, noise_key) -> a tree of arrays")
+    key_of = _keys_of(key, num_samples)
+
+    def with_noise(index: Array) -> Any:
+        # Numbers that no K reaches, so that the noise of sample k is the same for every K.
+        return sample_term(key_of(index), key_of(index.astype(jnp.uint32) + jnp.uint32(2**31)))
+
+    return over_indices(with_noise, num_samples, chunk_size)
+
+
 def over_draws(
-    draw: Callable[[Key[Array, ""]], Array],
-    term: Callable[[Array], Any],
+    draw: Callable[[Key[Array, ""]], Any],
+    term: Callable[[Any], Any],
     integrand: Integrand,
     key: Key[Array, ""],
     num_samples: int,
@@ -63,7 +103,7 @@ def over_draws(
     """`over_samples` of `term(draw(key_k))`, where `term` calls the integrand: on all draws at once if it takes them.
 
     Args:
-        draw: one sample of the batch, (*batch, *event).
+        draw: one sample of the batch, (*batch, *event), or a tuple of it and what goes with it.
         term: of one sample; of several, on an axis in front, if the integrand is a `Broadcasting`.
         integrand: what `term` calls.
         key: as in `over_samples`; the draws are the same.
@@ -87,6 +127,29 @@ def over_draws(
     return _in_chunks(
         lambda indices: term(jax.vmap(lambda index: draw(key_of(index)))(indices)), num_samples, chunk_size
     )
+
+
+def over_points(term: Callable[[Any], Any], points: Any, integrand: Integrand, chunk_size: int | None = None) -> Any:
+    """`over_draws` of points that are drawn already, as those are that depend on each other.
+
+    Args:
+        term: of one point; of several, on an axis in front, if the integrand is a `Broadcasting`.
+        points: a tree with leaves (K, ...).
+        integrand: what `term` calls.
+        chunk_size: as in `over_samples`.
+
+    Returns:
+        What `term` returns, with leaves (K, ...).
+
+    Raises:
+        ValueError: if chunk_size is not a positive integer.
+
+    >>> over_points(lambda z: z**2, jnp.arange(5), Broadcasting(lambda z, q: (z**2, None)), chunk_size=2).tolist()
+    [0, 1, 4, 9, 16]
+    """
+    of_indices = lambda index: term(jax.tree.map(lambda leaf: leaf[index], points))  # noqa: E731
+    at_once = of_indices if isinstance(integrand, Broadcasting) else jax.vmap(of_indices)
+    return _in_chunks(at_once, len(jax.tree.leaves(points)[0]), chunk_size)
 
 
 def over_indices(term: Callable[[Array], Any], num: int, chunk_size: int | None = None) -> Any:
@@ -143,13 +206,9 @@ def over_examples(function: Callable[[Any], Any], examples: Any, batch_size: int
 def with_gradient_of(value: Array, surrogate: Array) -> Array:
     """`value`, to the last bit, with the gradient of `surrogate` added to its own.
 
-        value + (surrogate - stop_gradient(surrogate))
-
-    The other bracketing, (value + surrogate) - stop_gradient(surrogate), would round the value.
-
     Args:
         value: of any shape.
-        surrogate: of that shape; its own value does not matter unless it is not finite.
+        surrogate: of that shape; its own value does not matter. Where it is infinite or NaN, so is its gradient: NaN.
 
     Returns:
         The value, with the sum of both gradients.
@@ -157,12 +216,25 @@ def with_gradient_of(value: Array, surrogate: Array) -> Array:
     >>> jax.value_and_grad(lambda x: with_gradient_of(jnp.array(7.0), x**2))(3.0)
     (Array(7., dtype=float32...), Array(6., dtype=float32...))
     """
-    return value + (surrogate - lax.stop_gradient(surrogate))
+    return value + _zero_like(surrogate)
+
+
+@jax.custom_jvp
+def _zero_like(surrogate: Array) -> Array:
+    """Zero, with the gradient of the surrogate: the difference of two infinite surrogates would be no zero."""
+    return jnp.zeros_like(surrogate)
+
+
+@_zero_like.defjvp
+def _zero_like_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (surrogate,), (slope,) = primals, tangents
+    # Zero with its gradient again, for a derivative of the derivative: in the parameters of one in a sample.
+    return _zero_like(surrogate), slope * jnp.where(jnp.isfinite(surrogate), 1, jnp.nan).astype(slope.dtype)
 
 
 def _keys_of(key: Key[Array, ""], num_samples: int) -> Callable[[Array], Key[Array, ""]]:
     """`index -> key` of that sample."""
-    check_count("num_samples", num_samples)
+    checks.check_given(key=key, num_samples=num_samples)
     # The split consumes the key, so that jax_debug_key_reuse notices where a caller uses it again.
     (key,) = jax.random.split(key, 1)
     return lambda index: jax.random.fold_in(key, index)
@@ -174,7 +246,11 @@ def _in_chunks(at_once: Callable[[Array], Any], num: int, chunk_size: int | None
         check_count("chunk_size", chunk_size)
     indices = jnp.arange(num)
     if chunk_size is None or chunk_size >= num:
-        return at_once(devices.spread(devices.SAMPLES, indices))
+        num_devices = devices.size(devices.SAMPLES)
+        # As many for each device; those beyond the last are dropped.
+        filled = jnp.arange(num_devices * -(-num // num_devices))
+        results = at_once(devices.spread(devices.SAMPLES, filled))
+        return results if len(filled) == num else jax.tree.map(lambda leaf: leaf[:num], results)
     whole = num // chunk_size * chunk_size
     chunk = jax.checkpoint(at_once)
     results = _flattened(lax.map(chunk, indices[:whole].reshape(-1, chunk_size)))

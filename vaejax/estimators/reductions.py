@@ -16,7 +16,9 @@ from jaxtyping import Array, Float
 class Reduction(NamedTuple):
     """How the log-weights l_1, ..., l_K of K samples become a bound, and what estimators need to know of it.
 
-    A constant may be added to all log-weights: bound(l + c) = bound(l) + c, and so for `leave_one_out`.
+    A constant may be added to all log-weights: bound(l + c) = bound(l) + c, and so for `leave_one_out`. The log-weight
+    of a sample that is impossible, as under a prior of bounded support, is -inf. A bound of -inf has no gradient:
+    objectives take it off, and the reductions of this file have none, by `without_gradient_of_nothing`.
 
     Attributes:
         bound: (K, *batch) -> (*batch,).
@@ -36,6 +38,30 @@ class Reduction(NamedTuple):
     linear: bool
 
 
+def without_gradient_of_nothing(reduction: Reduction) -> Reduction:
+    """The same reduction, with a gradient of zero where the bound is -inf: where too many weights are zero.
+
+    The derivative of a logarithm at zero is infinite, and one such example would make all parameters NaN.
+
+    Args:
+        reduction: how log-weights become a bound.
+
+    Returns:
+        A reduction of the same values.
+
+    >>> plain = Reduction(lambda log_w: jnp.log(jnp.exp(log_w).sum(axis=0)), *[lambda log_w: log_w] * 3, linear=False)
+    >>> safe = without_gradient_of_nothing(plain)
+    >>> jax.value_and_grad(safe.bound)(jnp.array([-jnp.inf, -jnp.inf]))
+    (Array(-inf, dtype=float32...), Array([0., 0.], dtype=float32))
+    """
+
+    def bound(log_w: Float[Array, "K ..."]) -> Float[Array, "..."]:
+        nothing = jnp.isneginf(reduction.bound(lax.stop_gradient(log_w)))
+        return jnp.where(nothing, -jnp.inf, reduction.bound(jnp.where(nothing[None], 0, log_w)))
+
+    return reduction._replace(bound=bound)
+
+
 def mean_reduction() -> Reduction:
     """The mean of the log-weights, (1/K) sum_k l_k: the ELBO.
 
@@ -44,14 +70,21 @@ def mean_reduction() -> Reduction:
     """
 
     def leave_one_out(log_w: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
-        return (log_w.sum(axis=0, keepdims=True) - log_w) / (log_w.shape[0] - 1)
+        # Infinite ones are counted, for the difference of two infinities is no number.
+        nothing = jnp.isneginf(log_w)
+        finite = jnp.where(nothing, 0, log_w)
+        count = nothing.astype(log_w.dtype)
+        mean = (finite.sum(axis=0, keepdims=True) - finite) / (log_w.shape[0] - 1)
+        return jnp.where(count.sum(axis=0, keepdims=True) > count, -jnp.inf, mean)
 
-    return Reduction(
-        bound=lambda log_w: log_w.mean(axis=0),
-        leave_one_out=leave_one_out,
-        credit=lambda log_w: log_w / log_w.shape[0],
-        path_weights=lambda log_w: jnp.full_like(log_w, 1 / log_w.shape[0]),
-        linear=True,
+    return without_gradient_of_nothing(
+        Reduction(
+            bound=lambda log_w: log_w.mean(axis=0),
+            leave_one_out=leave_one_out,
+            credit=lambda log_w: log_w / log_w.shape[0],
+            path_weights=lambda log_w: jnp.full_like(log_w, 1 / log_w.shape[0]),
+            linear=True,
+        )
     )
 
 
@@ -75,13 +108,15 @@ def log_mean_exp_reduction() -> Reduction:
         others = jnp.logaddexp(jnp.concatenate([nothing, before]), jnp.concatenate([after, nothing]))
         return others - math.log(log_w.shape[0] - 1)
 
-    return Reduction(
-        bound=bound,
-        leave_one_out=leave_one_out,
-        credit=lambda log_w: jnp.broadcast_to(bound(log_w)[None], log_w.shape),
-        # The softmax w has derivative w (1 - w).
-        path_weights=lambda log_w: jax.nn.softmax(log_w, axis=0) ** 2,
-        linear=False,
+    return without_gradient_of_nothing(
+        Reduction(
+            bound=bound,
+            leave_one_out=leave_one_out,
+            credit=lambda log_w: jnp.broadcast_to(bound(log_w)[None], log_w.shape),
+            # The softmax w has derivative w (1 - w).
+            path_weights=lambda log_w: jax.nn.softmax(log_w, axis=0) ** 2,
+            linear=False,
+        )
     )
 
 
@@ -132,12 +167,14 @@ def renyi_reduction(alpha: float) -> Reduction:
         shares = jax.nn.softmax(power * log_w, axis=0)
         return shares - power * shares * (1 - shares)  # a share has derivative power * share * (1 - share)
 
-    return Reduction(
-        bound=bound,
-        leave_one_out=leave_one_out,
-        credit=lambda log_w: jnp.broadcast_to(bound(log_w)[None], log_w.shape),
-        path_weights=path_weights,
-        linear=False,
+    return without_gradient_of_nothing(
+        Reduction(
+            bound=bound,
+            leave_one_out=leave_one_out,
+            credit=lambda log_w: jnp.broadcast_to(bound(log_w)[None], log_w.shape),
+            path_weights=path_weights,
+            linear=False,
+        )
     )
 
 
@@ -152,13 +189,33 @@ def _extreme_reduction(extreme: Callable[..., Array]) -> Reduction:
     def chosen(log_w: Float[Array, "K ..."]) -> Float[Array, "K ..."]:
         return jax.grad(lambda log_w: extreme(log_w, axis=0).sum())(log_w)
 
-    return Reduction(
-        bound=lambda log_w: extreme(log_w, axis=0),
-        leave_one_out=leave_one_out,
-        credit=lambda log_w: jnp.broadcast_to(extreme(log_w, axis=0)[None], log_w.shape),
-        path_weights=chosen,
-        linear=False,
+    return without_gradient_of_nothing(
+        Reduction(
+            bound=lambda log_w: extreme(log_w, axis=0),
+            leave_one_out=leave_one_out,
+            credit=lambda log_w: jnp.broadcast_to(extreme(log_w, axis=0)[None], log_w.shape),
+            path_weights=chosen,
+            linear=False,
+        )
     )
+
+
+def rewards(bound: Float[Array, " *batch"], baselines: Float[Array, "K *batch"]) -> Float[Array, "K *batch"]:
+    """How far the bound of K samples is above what is expected without each of them: zero where it is -inf.
+
+    Args:
+        bound: of all samples.
+        baselines: entry k does not depend on sample k. One of -inf, where all other weights are zero, is taken for 0:
+            any number that does not depend on sample k will do.
+
+    Returns:
+        The rewards of the score function, without gradient.
+
+    >>> rewards(jnp.array([2.0, -jnp.inf]), jnp.array([[1.5, 1.0], [-jnp.inf, 1.0]])).tolist()
+    [[0.5, 0.0], [2.0, 0.0]]
+    """
+    excess = bound[None] - jnp.where(jnp.isneginf(baselines), 0, baselines)
+    return lax.stop_gradient(jnp.where(jnp.isneginf(bound)[None], 0, excess))
 
 
 def bounds_with_replaced(reduce: Reduction, log_w: Array, replacements: Array) -> Array:
@@ -194,11 +251,14 @@ def effective_sample_size(log_w: Float[Array, "K *batch"]) -> Float[Array, " *ba
         log_w: logarithms of the weights.
 
     Returns:
-        A number of samples, for each example of the batch.
+        A number of samples, for each example of the batch; 0 where every weight is zero.
 
     >>> effective_sample_size(jnp.log(jnp.array([[1.0, 1.0], [1.0, 1e-9]]))).tolist()
     [2.0, 1.0]
 
     Source: Kish 1965, "Survey sampling".
     """
-    return jnp.exp(2 * jax.nn.logsumexp(log_w, axis=0) - jax.nn.logsumexp(2 * log_w, axis=0))
+    nothing = (log_w == -jnp.inf).all(axis=0)
+    log_w = jnp.where(nothing[None], 0, log_w)
+    size = jnp.exp(2 * jax.nn.logsumexp(log_w, axis=0) - jax.nn.logsumexp(2 * log_w, axis=0))
+    return jnp.where(nothing, 0, size)

@@ -7,6 +7,7 @@ In the equations f is what stands inside the expectation, "grad" is the derivati
 and "grad f(z)" that of f at fixed z.
 """
 
+import functools
 import logging
 
 import jax
@@ -14,12 +15,12 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import lax
 
+from vaejax import distributions
+from vaejax.estimators.detaching import detached
 from vaejax.estimators.monte_carlo import over_draws, with_gradient_of
-from vaejax.estimators.signature import Estimate, Estimator, refuse_q
+from vaejax.estimators.signature import Estimate, Estimator, is_enumerable, refuse_q
 
 _LOG = logging.getLogger(__name__)
-
-_REINFORCE = "estimators.score_function(baseline='leave_one_out') with num_samples >= 2, or enumerate_support()"
 
 
 def pathwise() -> Estimator:
@@ -28,7 +29,7 @@ def pathwise() -> Estimator:
         grad E_q[f(z)] = E_eps[grad f(g(eps, params))]
 
     Serves every q whose samples are a differentiable function of its parameters (`q.has_rsample`), and needs f
-    differentiable in z.
+    differentiable in z. A q with a method `rsample_with_log_prob(key) -> (z, log_q)` is asked for both in one pass.
 
     Returns:
         An estimator, unbiased, for every form of the KL.
@@ -47,8 +48,16 @@ def pathwise() -> Estimator:
 
     def estimate(key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None) -> Estimate:
         del baseline
-        _check_reparameterized("pathwise()", q, _REINFORCE)
-        log_w, terms = over_draws(q.rsample, lambda z: integrand(z, q), integrand, key, num_samples, chunk_size)
+        _check_reparameterized("pathwise()", q)
+        if hasattr(q, "rsample_with_log_prob"):
+
+            def told(drawn):
+                return integrand(drawn[0], distributions.Told(q, drawn[1]))
+
+            log_w, terms = over_draws(q.rsample_with_log_prob, told, integrand, key, num_samples, chunk_size)
+            return Estimate(reduce.bound(log_w), terms)
+        draw = functools.partial(distributions.rsample, q)
+        log_w, terms = over_draws(draw, lambda z: integrand(z, q), integrand, key, num_samples, chunk_size)
         return Estimate(reduce.bound(log_w), terms)
 
     return Estimator(estimate)
@@ -80,15 +89,17 @@ def sticking_the_landing() -> Estimator:
 
     def estimate(key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None) -> Estimate:
         del baseline
-        _check_reparameterized("sticking_the_landing()", q, _REINFORCE)
+        _check_reparameterized("sticking_the_landing()", q)
         if num_samples > 1 and not reduce.linear:
             _LOG.warning(
                 "sticking_the_landing() is biased for the importance-weighted bound of K = %d > 1 samples; "
                 "estimators.doubly_reparameterized() is its unbiased form",
                 num_samples,
             )
-        detached = lax.stop_gradient(q)
-        log_w, terms = over_draws(q.rsample, lambda z: integrand(z, detached), integrand, key, num_samples, chunk_size)
+        without_score = detached(q, integrand)
+        log_w, terms = over_draws(
+            q.rsample, lambda z: integrand(z, without_score), integrand, key, num_samples, chunk_size
+        )
         return Estimate(reduce.bound(log_w), terms)
 
     return Estimator(estimate, detaches_q=True)
@@ -121,23 +132,32 @@ def doubly_reparameterized() -> Estimator:
 
     def estimate(key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None) -> Estimate:
         del baseline
-        _check_reparameterized("doubly_reparameterized()", q, "estimators.vimco()")
-        detached = lax.stop_gradient(q)
+        _check_reparameterized("doubly_reparameterized()", q, "vimco()")
+        without_score = detached(q, integrand)
 
         def sample_term(z):
             # The examples of a batch do not see each other, so that one pull-back gives the derivative of each.
-            log_w, pull_back, terms = jax.vjp(lambda z: integrand(z, detached), lax.stop_gradient(z), has_aux=True)
+            log_w, pull_back, terms = jax.vjp(lambda z: integrand(z, without_score), lax.stop_gradient(z), has_aux=True)
             (slope,) = pull_back(jnp.ones_like(log_w))
-            path = (lax.stop_gradient(slope) * z).reshape(*log_w.shape, -1).sum(axis=-1)
+            # The path of a sample of weight zero counts for nothing, and its slope may be no number.
+            possible = ~jnp.isneginf(log_w).reshape(*log_w.shape, *[1] * (z.ndim - log_w.ndim))
+            path = (lax.stop_gradient(jnp.where(possible, slope, 0)) * z).reshape(*log_w.shape, -1).sum(axis=-1)
             return log_w, terms, path
 
-        log_w, terms, path = over_draws(q.rsample, sample_term, integrand, key, num_samples, chunk_size)
-        weights = lax.stop_gradient(reduce.path_weights(log_w))
-        return Estimate(with_gradient_of(reduce.bound(log_w), (weights * path).sum(axis=0)), terms)
+        log_w, terms, path = over_draws(
+            functools.partial(distributions.rsample, q), sample_term, integrand, key, num_samples, chunk_size
+        )
+        bound = reduce.bound(log_w)
+        weights = lax.stop_gradient(jnp.where(jnp.isneginf(bound)[None], 0, reduce.path_weights(log_w)))
+        return Estimate(with_gradient_of(bound, (weights * path).sum(axis=0)), terms)
 
     return Estimator(estimate, detaches_q=True)
 
 
-def _check_reparameterized(name: str, q: dist.Distribution, instead: str) -> None:
-    if not q.has_rsample:
-        refuse_q(name, "distributions whose samples are a differentiable function of their parameters", q, instead)
+def _check_reparameterized(name: str, q: dist.Distribution, instead: str = "") -> None:
+    if q.has_rsample:
+        return
+    if not instead:
+        instead = "score_function(baseline='leave_one_out') with num_samples >= 2"
+        instead += ", or enumerate_support()" if is_enumerable(q) else ""
+    refuse_q(name, "distributions whose samples are a differentiable function of their parameters", q, instead)

@@ -1,5 +1,9 @@
-"""The score-function estimators: REINFORCE with its baselines, and VIMCO."""
+"""The score-function estimators: REINFORCE with its baselines, VIMCO, and OVIS."""
 
+import math
+
+import jax
+import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import lax
 from jaxtyping import Array
@@ -7,8 +11,8 @@ from jaxtyping import Array
 from vaejax import checks, distributions
 from vaejax.distributions import reparameterization
 from vaejax.estimators.baselines import BASELINES, Baseline
-from vaejax.estimators.monte_carlo import over_draws, with_gradient_of
-from vaejax.estimators.reductions import bounds_with_replaced
+from vaejax.estimators.monte_carlo import over_draws, over_samples_with_noise, with_gradient_of
+from vaejax.estimators.reductions import bounds_with_replaced, mean_reduction, rewards
 from vaejax.estimators.signature import Estimate, Estimator, Integrand
 
 
@@ -58,16 +62,18 @@ def score_function(baseline: str | Baseline | None = None) -> Estimator:
             _check_others(num_samples, "score_function() or pathwise()")
         log_w, terms, log_q = _scored_samples(key, q, integrand, num_samples, chunk_size)
         bound = reduce.bound(log_w)
+        nothing = jnp.isneginf(bound)
         if leave_one_out:
-            reward = bound[None] - reduce.leave_one_out(log_w)
+            reward = rewards(bound, reduce.leave_one_out(log_w))
         elif baseline is None:
-            reward = reduce.credit(log_w)
+            reward = jnp.where(nothing[None], 0, reduce.credit(log_w))
         else:
-            reward = reduce.credit(log_w - baseline[None])
-            bound = with_gradient_of(bound, -0.5 * (lax.stop_gradient(bound) - baseline) ** 2)
+            reward = jnp.where(nothing[None], 0, reduce.credit(log_w - baseline[None]))
+            gap = jnp.where(nothing, 0, lax.stop_gradient(bound) - baseline)
+            bound = with_gradient_of(bound, -0.5 * gap**2)
         return Estimate(with_gradient_of(bound, (lax.stop_gradient(reward) * log_q).sum(axis=0)), terms)
 
-    return Estimator(estimate, trained)
+    return Estimator(estimate, trained, fewest_samples=2 if leave_one_out else 1)
 
 
 def vimco() -> Estimator:
@@ -101,12 +107,84 @@ def vimco() -> Estimator:
         del baseline
         _check_others(num_samples, "score_function()")
         log_w, terms, log_q = _scored_samples(key, q, integrand, num_samples, chunk_size)
-        others = (log_w.sum(axis=0, keepdims=True) - log_w) / (num_samples - 1)
-        reward = reduce.bound(log_w)[None] - bounds_with_replaced(reduce, log_w, others)
-        surrogate = (lax.stop_gradient(reward) * log_q).sum(axis=0)
-        return Estimate(with_gradient_of(reduce.bound(log_w), surrogate), terms)
+        bound, others = reduce.bound(log_w), mean_reduction().leave_one_out(log_w)
+        reward = rewards(bound, bounds_with_replaced(reduce, log_w, others))
+        return Estimate(with_gradient_of(bound, (reward * log_q).sum(axis=0)), terms)
 
-    return Estimator(estimate)
+    return Estimator(estimate, fewest_samples=2)
+
+
+def ovis(num_auxiliary: int | None = None) -> Estimator:
+    """Score function of the importance-weighted bound, with the baselines that make its variance least (OVIS).
+
+        grad = E[sum_k (log Z - v_k - c_k) grad log q(z_k)],  Z = 1/K sum_k w_k,  v_k = w_k / sum_j w_j
+
+    The first two terms are the bound's own, the second by its dependence on log q. Of many samples log Z less the log
+    of Z without w_k is about v_k, so that with c_k = log 1/K sum over j != k of w_j only about v_k^2 / 2 is left: the
+    signal-to-noise ratio of the encoder's gradient grows with K, while that of `score_function` falls. Leave-one-out
+    divides by K - 1 in the place of K, which leaves -1/K beside, the larger part.
+
+    With auxiliary samples c_k is the mean over them of log Z - v_k with each in the place of z_k: the baseline of least
+    variance to which the other is an approximation, where one weight is much larger than the others too.
+
+    Args:
+        num_auxiliary: how many samples beside the K are drawn and evaluated for c_k; None: none.
+
+    Returns:
+        An estimator, unbiased, for the importance-weighted bound; `detaches_q` is False, because v_k comes with the
+        bound. It serves other bounds that are not linear without bias too.
+
+    Raises:
+        ValueError: if num_auxiliary is not a positive integer; when the estimator is called, if the bound is a mean,
+            K = 1, or the support of q moves with its parameters.
+
+    >>> import jax
+    >>> from vaejax import models, objectives
+    >>> vae = models.mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,), posterior="bernoulli")
+    >>> iwae = objectives.make_iwae(vae, ovis(), num_samples=8)
+    >>> params, x = vae.init(jax.random.key(0)), jax.numpy.ones((7, 3))
+    >>> grads, info = jax.grad(iwae, has_aux=True)(params, jax.random.key(1), x)
+
+    Source: Lievin, Dittadi, Christensen & Winther 2020, "Optimal variance control of the score-function gradient
+    estimator for importance-weighted bounds"; of its asymptotic form the one without bias, gamma = 0.
+    """
+    if num_auxiliary is not None:
+        checks.check_count("num_auxiliary", num_auxiliary)
+
+    def estimate(key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None) -> Estimate:
+        del baseline
+        _check_others(num_samples, "score_function()")
+        if reduce.linear:
+            raise ValueError(
+                "ovis() serves the importance-weighted bound, make_iwae; got a mean over samples, as the ELBO is. Use "
+                "score_function(baseline='leave_one_out')"
+            )
+        auxiliary_key = jax.random.clone(key)
+        log_w, terms, log_q = _scored_samples(key, q, integrand, num_samples, chunk_size)
+        bound = reduce.bound(log_w)
+        if num_auxiliary is None:
+            c = reduce.leave_one_out(log_w) + math.log1p(-1 / num_samples)
+        else:
+            auxiliary = _auxiliary_log_weights(auxiliary_key, q, integrand, num_auxiliary, chunk_size)
+            placed = jnp.broadcast_to(auxiliary[None], (num_samples, *auxiliary.shape))
+            bounds = bounds_with_replaced(reduce, lax.stop_gradient(log_w), placed)
+            share = jnp.where(jnp.isneginf(placed), 0, jnp.exp(placed - bounds))  # where both are, none
+            c = (bounds - share / num_samples).mean(axis=1)
+        return Estimate(with_gradient_of(bound, (rewards(bound, c) * log_q).sum(axis=0)), terms)
+
+    return Estimator(estimate, fewest_samples=2)
+
+
+def _auxiliary_log_weights(
+    key: Array, q: dist.Distribution, integrand: Integrand, num_auxiliary: int, chunk_size: int | None
+) -> Array:
+    """The log-weights of samples that share nothing with those of `key` itself, without gradient."""
+
+    def sample_term(key: Array, noise_key: Array) -> Array:
+        del key
+        return integrand(distributions.held_sample(q, noise_key)[0], q)[0]
+
+    return lax.stop_gradient(over_samples_with_noise(sample_term, key, num_auxiliary, chunk_size))
 
 
 def _scored_samples(
@@ -116,10 +194,11 @@ def _scored_samples(
     reparameterization.check_fixed_support(q)
 
     def draw(key):
-        return lax.stop_gradient(distributions.sample(q, key))
+        return distributions.held_sample(q, key)
 
-    def sample_term(z):
-        return *integrand(z, q), distributions.log_prob(q, z)
+    def sample_term(held):
+        z, drawn = held
+        return *integrand(z, q), distributions.held_log_prob(q, z, drawn)
 
     return over_draws(draw, sample_term, integrand, key, num_samples, chunk_size)
 

@@ -1,15 +1,18 @@
 """The one signature of gradient estimators, and what an objective must know of an estimator beforehand."""
 
+import inspect
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jaxtyping import Array, ArrayLike, Float, Key
+from jaxtyping import Array, Key
 
-from vaejax import distributions, records
+from vaejax import checks, distributions, records
 from vaejax.distributions import Params
-from vaejax.estimators.baselines import Baseline
+from vaejax.estimators.baselines import Baseline, Trained
 from vaejax.estimators.reductions import Reduction
 
 Integrand = Callable[[Array, dist.Distribution], tuple[Array, Any]]
@@ -23,6 +26,7 @@ class Broadcasting(NamedTuple):
 
     Attributes:
         integrand: `(z, q) -> (log_w, terms)`; calling the record calls it.
+        detach: `() -> q` without its gradient; see `with_detached`.
 
     >>> integrand = Broadcasting(lambda z, q: (z.sum(axis=-1), None))
     >>> integrand(jnp.ones((4, 7, 2)), dist.Normal(0, 1))[0].shape
@@ -30,8 +34,9 @@ class Broadcasting(NamedTuple):
     """
 
     integrand: Integrand
+    detach: Callable[[], dist.Distribution] | None = None
 
-    def __call__(self, z: Array, q: dist.Distribution) -> tuple[Array, Any]:
+    def __call__(self, z: Any, q: dist.Distribution | distributions.Told) -> tuple[Array, Any]:
         """The log-weights and the terms of z."""
         return self.integrand(z, q)
 
@@ -78,7 +83,7 @@ class EstimateFunction(Protocol):
         integrand: Integrand,
         num_samples: int,
         reduce: Reduction,
-        baseline: Array | None = None,
+        baseline: Any = None,
         chunk_size: int | None = None,
     ) -> Estimate:
         """Estimate the bound.
@@ -88,11 +93,12 @@ class EstimateFunction(Protocol):
             q: the distribution of the samples, with batch shape (*batch,). Its gradient is what is estimated.
             integrand: `(z, q) -> (log_w, terms)`, what stands inside the expectation: for z of shape (*batch, *event)
                 the log-weights (*batch,), and a tree that is handed back. Pass a q without its gradient,
-                `lax.stop_gradient(q)`, to drop the score of q; then set `Estimator.detaches_q`.
+                `estimators.detached(q, integrand)`, to drop the score of q; then set `Estimator.detaches_q`.
             num_samples: K.
             reduce: how the log-weights (K, *batch) become a bound (*batch,).
-            baseline: (*batch,) or (), the reward that is expected of each example, if a baseline is trained along; an
-                estimator without a use for it ignores it.
+            baseline: (*batch,) or (), the reward that is expected of each example, if a baseline is trained along; or
+                the tree of what else is trained along, `baselines.Trained`. An estimator without a use for it ignores
+                it.
             chunk_size: how many samples are evaluated at once; None: all.
 
         Returns:
@@ -109,13 +115,16 @@ class Estimator(NamedTuple):
 
     Attributes:
         estimate: the function; calling the estimator calls it.
-        baseline: the baseline that is trained along, if any; the objective evaluates it and passes its values on.
+        baseline: what is trained along, if anything: a baseline, which the objective evaluates and whose values it
+            passes on; or other parameters, which it passes on as they are. A dict of both, by name, is a tree of them.
         detaches_q: whether the integrand gets q without its gradient. Then a KL in closed form would have none.
+        fewest_samples: the smallest K that it serves. A multiple of it is served too.
     """
 
     estimate: EstimateFunction
-    baseline: Baseline | None = None
+    baseline: Baseline | Trained | dict[str, Any] | None = None
     detaches_q: bool = False
+    fewest_samples: int = 1
 
     def __call__(self, key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None) -> Estimate:
         """The bound and the integrand's terms; see `EstimateFunction`."""
@@ -125,20 +134,56 @@ class Estimator(NamedTuple):
 def as_estimator(estimate: Estimator | EstimateFunction) -> Estimator:
     """The estimator itself, or one made of a plain function of the one signature.
 
+    Args:
+        estimate: an `Estimator`, as `score_function()` returns one, or a function of the signature.
+
+    Raises:
+        TypeError: if it is neither.
+
     >>> as_estimator(lambda key, q, integrand, num_samples, reduce, baseline=None, chunk_size=None: ...).detaches_q
     False
     """
-    return estimate if isinstance(estimate, Estimator) else Estimator(estimate)
+    if isinstance(estimate, Estimator):
+        return estimate
+    if not callable(estimate) or not _has_the_signature(estimate):
+        advice = f": call it, {estimate.__name__}({_required(estimate)})" if _makes_estimators(estimate) else ""
+        raise TypeError(
+            "expected an estimator, such as estimators.pathwise() or estimators.score_function('leave_one_out'), or a "
+            f"function (key, q, integrand, num_samples, reduce, baseline, chunk_size); got {estimate!r}{advice}"
+        )
+    return Estimator(estimate)
 
 
-def with_baseline(params: Params, estimator: Estimator, key: Key[Array, ""], x: ArrayLike) -> Params:
+def _makes_estimators(function: Any) -> bool:
+    """Whether it is a factory of this room, or another that says so: `def my_estimator() -> Estimator`."""
+    return inspect.isfunction(function) and inspect.signature(function).return_annotation in (Estimator, "Estimator")
+
+
+def _required(factory: Callable[..., Any]) -> str:
+    """The arguments without which it cannot be called, as in a call."""
+    parameters = inspect.signature(factory).parameters.values()
+    return ", ".join(parameter.name for parameter in parameters if parameter.default is parameter.empty)
+
+
+def _has_the_signature(function: Callable[..., Any]) -> bool:
+    """Whether it can be called as an estimator is; so it is taken to be where Python does not know its arguments."""
+    try:
+        inspect.signature(function).bind(*range(7))
+    except TypeError:
+        return False
+    except ValueError:
+        return True
+    return True
+
+
+def with_baseline(params: Params, estimator: Estimator, key: Key[Array, ""], x: Any) -> Params:
     """The parameters with those of the estimator's trained baseline in `params["baseline"]`, or unchanged without one.
 
     Args:
         params: the model's.
         estimator: such as `score_function(baseline="nvil")`.
         key: consumed.
-        x: a batch of data, or an array of its shape, (n, *data_shape).
+        x: a batch of data, or an array of its shape, (n, *data_shape); or a `models.Batch`.
 
     Returns:
         A new dict; the arrays of the model are the same.
@@ -148,15 +193,25 @@ def with_baseline(params: Params, estimator: Estimator, key: Key[Array, ""], x: 
     >>> with_baseline({}, estimators.score_function(baseline="moving_average"), jax.random.key(0), jnp.ones((7, 3)))
     {'baseline': {'mean': Array(0., dtype=float32)}}
     """
+    estimator = as_estimator(estimator)
     if estimator.baseline is None:
         return params
-    return {**params, "baseline": estimator.baseline.init(key, jnp.asarray(x))}
+    checks.check_kind("params", params, dict, "a dict, as vae.init(key) gives")
+    checks.check_leaves(params)
+    checks.check_array(getattr(x, "x", x))
+    checks.check_key(key)
+    return {**params, "baseline": _initial(estimator.baseline, key, jnp.asarray(getattr(x, "x", x)))}  # of a Batch too
 
 
-def baseline_values(
-    estimator: Estimator, params: Any, x: Array, batch_shape: tuple[int, ...]
-) -> Float[Array, "*batch"] | None:
-    """The reward that the estimator's trained baseline expects of each example; None where it has no baseline.
+def _initial(baseline: Any, key: Key[Array, ""], x: Array) -> Any:
+    if not isinstance(baseline, dict):
+        return baseline.init(key, x)
+    keys = dict(zip(sorted(baseline), jax.random.split(key, len(baseline)), strict=True))
+    return {name: _initial(part, keys[name], x) for name, part in baseline.items()}
+
+
+def baseline_values(estimator: Estimator, params: Any, x: Array, batch_shape: tuple[int, ...]) -> Any:
+    """What the estimator gets as its baseline: the rewards expected of each example, or what else is trained along.
 
     Args:
         estimator: such as `score_function(baseline="nvil")`.
@@ -165,7 +220,8 @@ def baseline_values(
         batch_shape: the axes of x that count examples.
 
     Returns:
-        Nats, (*batch,), or None.
+        Nats, (*batch,), of a baseline; the parameters themselves of a `baselines.Trained`; a dict of those for a dict;
+        None where nothing is trained along.
 
     Raises:
         ValueError: if the parameters of the baseline are missing.
@@ -183,8 +239,33 @@ def baseline_values(
             "this estimator has a trained baseline, and expects its parameters in params['baseline']; got only "
             f"{got}. Add them: params = estimators.with_baseline(params, estimator, key, x)"
         )
-    values = estimator.baseline.apply(params["baseline"], x.reshape(-1, *x.shape[len(batch_shape) :]))
-    return values.reshape(batch_shape)
+    flat = x.reshape(-1, *x.shape[len(batch_shape) :])
+
+    def values(baseline: Any, own: Any) -> Any:
+        if isinstance(baseline, Trained):
+            return own
+        if isinstance(baseline, dict):
+            return {name: values(part, own[name]) for name, part in baseline.items()}
+        return baseline.apply(own, flat).reshape(batch_shape)
+
+    return values(estimator.baseline, params["baseline"])
+
+
+# More states do not fit in memory, and sampling is the better answer long before.
+MAX_STATES = 2**16
+
+
+def is_enumerable(q: dist.Distribution) -> bool:
+    """Whether q is discrete with a finite support, independent coordinates and few states: `enumerate_support` serves.
+
+    >>> is_enumerable(dist.BernoulliLogits(jnp.zeros(3)).to_event(1)), is_enumerable(dist.Poisson(1.0))
+    (True, False)
+    """
+    base = distributions.without_wrappers(q)
+    if base.event_shape or not base.has_enumerate_support:
+        return False
+    num_values = jax.eval_shape(lambda: base.enumerate_support(expand=False)).size
+    return num_values ** math.prod(q.event_shape) <= MAX_STATES
 
 
 def refuse_q(estimator: str, served: str, q: dist.Distribution, instead: str) -> NoReturn:

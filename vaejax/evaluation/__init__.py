@@ -1,5 +1,11 @@
 """Evaluation: log p(x) and its bounds, rate and distortion, representations, images, and a report of all of them."""
 
+from vaejax.evaluation.aggregate import (
+    AggregatePosterior,
+    MutualInformation,
+    aggregate_posterior,
+    mutual_information,
+)
 from vaejax.evaluation.annealing import (
     AnnealedLogLikelihood,
     BidirectionalBounds,
@@ -8,21 +14,26 @@ from vaejax.evaluation.annealing import (
     encoder_density,
     prior_density,
 )
+from vaejax.evaluation.calibration import Calibration, encoder_draws, simulation_based_calibration
 from vaejax.evaluation.estimates import (
     Average,
     Elbo,
     LogLikelihood,
     average,
+    bias_of_log_mean,
     is_trustworthy,
     mean_and_error,
-    pareto_index,
 )
 from vaejax.evaluation.examples import (
     check_continuous,
     checked_examples,
+    latent_dtype,
+    like_posterior,
+    number_of,
     over_batch,
     posterior_means,
     posterior_moments,
+    simulated,
 )
 from vaejax.evaluation.images import (
     PowerSpectrum,
@@ -33,6 +44,7 @@ from vaejax.evaluation.images import (
 )
 from vaejax.evaluation.importance import (
     elbo,
+    independent_log_likelihood,
     log_likelihood,
     log_likelihood_from,
     log_likelihood_from_prior,
@@ -41,7 +53,6 @@ from vaejax.evaluation.importance import (
 from vaejax.evaluation.quadrature import (
     GridPosterior,
     Quadrature,
-    independent_log_likelihood,
     linear_log_likelihood,
     quadrature_log_likelihood,
     quadrature_posterior,
@@ -54,14 +65,13 @@ from vaejax.evaluation.reports import (
 )
 from vaejax.evaluation.representation import (
     ActiveUnits,
-    AggregatePosterior,
-    MutualInformation,
+    CodebookUsage,
     RateDistortion,
     active_units,
-    aggregate_posterior,
-    mutual_information,
+    codebook_usage,
     rate_distortion,
 )
+from vaejax.evaluation.sampling import pareto_index
 
 __all__ = [
     "ActiveUnits",
@@ -69,6 +79,8 @@ __all__ = [
     "AnnealedLogLikelihood",
     "Average",
     "BidirectionalBounds",
+    "Calibration",
+    "CodebookUsage",
     "Elbo",
     "GridPosterior",
     "LogLikelihood",
@@ -82,14 +94,19 @@ __all__ = [
     "aggregate_posterior",
     "annealed_log_likelihood",
     "average",
+    "bias_of_log_mean",
     "bidirectional_bounds",
     "check_continuous",
     "checked_examples",
+    "codebook_usage",
     "elbo",
     "encoder_density",
+    "encoder_draws",
     "in_words",
     "independent_log_likelihood",
     "is_trustworthy",
+    "latent_dtype",
+    "like_posterior",
     "linear_log_likelihood",
     "log_likelihood",
     "log_likelihood_from",
@@ -97,6 +114,7 @@ __all__ = [
     "log_likelihood_sweep",
     "mean_and_error",
     "mutual_information",
+    "number_of",
     "numbers",
     "over_batch",
     "pareto_index",
@@ -109,5 +127,7 @@ __all__ = [
     "rate_distortion",
     "reconstructions_and_samples",
     "report",
+    "simulated",
+    "simulation_based_calibration",
     "variance_loss",
 ]

@@ -5,7 +5,6 @@ they collect is an importance weight, however good or bad q(z|x) is. Run backwar
 simulated data bring along, it gives an upper bound.
 """
 
-import functools
 import logging
 from typing import NamedTuple
 
@@ -17,12 +16,19 @@ from jaxtyping import Array, ArrayLike, Float, Key
 
 from vaejax import checks, distributions, models, records
 from vaejax.distributions import Params
-from vaejax.estimators import monte_carlo
 from vaejax.evaluation import hamiltonian
-from vaejax.evaluation.estimates import log_mean_weight
-from vaejax.evaluation.examples import check_continuous, checked_examples, over_batch
+from vaejax.evaluation.estimates import bias_of_log_mean, log_mean_weight, log_mean_weight_of_half
+from vaejax.evaluation.examples import (
+    check_continuous,
+    checked_examples,
+    latent_dtype,
+    like_posterior,
+    over_batch,
+    simulated,
+)
 from vaejax.evaluation.hamiltonian import Initial, Path
-from vaejax.models import VAE
+from vaejax.models import VAE, Batch
+from vaejax.models.programs import compiled
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,6 +43,8 @@ class AnnealedLogLikelihood(NamedTuple):
         acceptance: fraction of the moves that were accepted. (*batch,)
         num_chains: for each example.
         num_temperatures: densities on the path.
+        half_estimate: the same from the two halves of the chains, averaged; it tells the bias. NaN for one chain.
+            (*batch,)
     """
 
     estimate: Float[Array, " *batch"]
@@ -45,8 +53,16 @@ class AnnealedLogLikelihood(NamedTuple):
     acceptance: Float[Array, " *batch"]
     num_chains: int
     num_temperatures: int
+    half_estimate: Float[Array, " *batch"] | None = None
 
     __repr__ = records.short_repr
+
+    @property
+    def bias(self) -> Float[Array, " *batch"] | None:
+        """How far the estimate's expectation lies above log p(x), as of `LogLikelihood`; for the mean over many."""
+        return (
+            None if self.half_estimate is None else bias_of_log_mean(self.estimate, self.half_estimate, self.num_chains)
+        )
 
 
 class BidirectionalBounds(NamedTuple):
@@ -118,7 +134,7 @@ def annealed_log_likelihood(
     vae: VAE,
     params: Params,
     key: Key[Array, ""],
-    x: ArrayLike,
+    x: Batch | ArrayLike,
     num_chains: int = 16,
     num_temperatures: int = 500,
     *,
@@ -141,7 +157,7 @@ def annealed_log_likelihood(
         vae: the model, with continuous latents.
         params: its parameters.
         key: example i uses `fold_in(key, i)`.
-        x: data, (*batch, *data_shape).
+        x: data, (*batch, *data_shape), or a `models.Batch`.
         num_chains: for each example; more of them narrow the error.
         num_temperatures: densities on the path; more of them close the gap to log p(x).
         num_leapfrog: steps of a Hamiltonian move, each with one gradient of the decoder.
@@ -163,12 +179,12 @@ def annealed_log_likelihood(
 
     Source: Neal 2001, "Annealed importance sampling"; for decoders, Wu, Burda, Salakhutdinov & Grosse 2017.
     """
-    path = _checked_path(vae, params, initial, num_chains, num_temperatures, num_leapfrog, step_size)
-    x = checked_examples(vae, params, x, batch_size=batch_size)
-    distributions.check_has_density(jax.eval_shape(vae.encode, params, x))  # an autoencoder's prior is no model of z
-    estimate, error, ess, acceptance = _forward(path, batch_size, params, key, x, step_size)
+    x = checked_examples(vae, params, x, key=key, batch_size=batch_size)
+    path = _checked_path(vae, params, x, initial, num_chains, num_temperatures, num_leapfrog, step_size)
+    distributions.check_has_density(like_posterior(vae, params, x))  # an autoencoder's prior is no model of z
+    estimate, error, ess, acceptance, half = _forward(path, batch_size, params, key, x, step_size)
     _warn_where_rejected(acceptance)
-    return AnnealedLogLikelihood(estimate, error, ess, acceptance, num_chains, num_temperatures)
+    return AnnealedLogLikelihood(estimate, error, ess, acceptance, num_chains, num_temperatures, half)
 
 
 def bidirectional_bounds(
@@ -217,12 +233,12 @@ def bidirectional_bounds(
 
     Source: Grosse, Ghahramani & Adams 2015, "Sandwiching the marginal likelihood using bidirectional Monte Carlo".
     """
-    checks.check_counts(num_examples=num_examples, batch_size=batch_size)
-    path = _checked_path(vae, params, initial, num_chains, num_temperatures, num_leapfrog, step_size)
+    checks.check_given(vae=vae, params=params, key=key, num_examples=num_examples, batch_size=batch_size)
+    path = _checked_path(vae, params, None, initial, num_chains, num_temperatures, num_leapfrog, step_size)
     simulate_key, forward_key, backward_key = jax.random.split(key, 3)
-    z, x = _simulate(vae, num_examples, params, simulate_key)
+    z, x = simulated(vae, num_examples, params, simulate_key)
     models.check_data(vae, params, x)
-    lower, lower_error, _, accepted_forward = _forward(path, batch_size, params, forward_key, x, step_size)
+    lower, lower_error, _, accepted_forward, _ = _forward(path, batch_size, params, forward_key, x, step_size)
     inverse, upper_error, _, accepted_backward = _backward(path, batch_size, params, backward_key, x, z, step_size)
     acceptance = jnp.minimum(accepted_forward, accepted_backward)
     _warn_where_rejected(acceptance)
@@ -231,33 +247,34 @@ def bidirectional_bounds(
     )
 
 
-def _checked_path(vae, params, initial, num_chains, num_temperatures, num_leapfrog, step_size) -> Path:
+def _checked_path(vae, params, x, initial, num_chains, num_temperatures, num_leapfrog, step_size) -> Path:
     checks.check_counts(num_chains=num_chains, num_leapfrog=num_leapfrog)
     checks.check_count("num_temperatures", num_temperatures, 2, "the first is 0 and the last is 1")
     checks.check_number("step_size", step_size, above=0)
-    check_continuous(vae, params, "Hamiltonian moves need a gradient, so use log_likelihood")
+    model = vae if x is None else models.given(vae, x)[0]
+    check_continuous(model, params, "Hamiltonian moves need a gradient, so use log_likelihood")
     return Path(vae, initial, num_chains, num_temperatures, num_leapfrog)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compiled(0, 1)
 def _forward(path: Path, batch_size: int, params, key, x, step_size):
-    """Log of the mean weight, its standard error, effective number of chains and acceptance of each example."""
-    betas = _betas(path, params)
+    """Log of the mean weight, its standard error, effective number of chains, acceptance; log of half the chains."""
+    betas = path.betas(latent_dtype(path.vae, params, x))
 
     def one_example(index, x):
         pilot_key, start_key, walk_key = jax.random.split(jax.random.fold_in(key, index), 3)
         log_step_sizes = hamiltonian.pilot(path, params, pilot_key, x, step_size, betas)
         chains = hamiltonian.starts(path, params, start_key, x, path.num_chains)
         log_w, accepted, _, _ = hamiltonian.walk(path, params, walk_key, x, chains, betas, log_step_sizes)
-        return *log_mean_weight(log_w), accepted
+        return *log_mean_weight(log_w), accepted, log_mean_weight_of_half(log_w)
 
     return over_batch(one_example, path.vae, params, x, batch_size)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compiled(0, 1)
 def _backward(path: Path, batch_size: int, params, key, x, z, step_size):
     """The same for chains from the latent z of each example to the first density: they estimate 1 / p(x)."""
-    betas = _betas(path, params)
+    betas = path.betas(latent_dtype(path.vae, params, x))
 
     def one_example(index, x, z):
         pilot_key, walk_key = jax.random.split(jax.random.fold_in(key, index))
@@ -270,30 +287,14 @@ def _backward(path: Path, batch_size: int, params, key, x, z, step_size):
     return over_batch(one_example, path.vae, params, x, batch_size, z)
 
 
-def _betas(path: Path, params: Params) -> Float[Array, " num_temperatures"]:
-    return path.betas(jnp.asarray(path.vae.prior(params).mean).dtype)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _simulate(vae: VAE, num_examples: int, params, key) -> tuple[Array, Array]:
-    """Latents of the prior, and one example of each."""
-    prior = vae.prior(params)
-
-    def one_example(key):
-        latent_key, data_key = jax.random.split(key)
-        z = distributions.sample(prior, latent_key)
-        return z, models.sample_data(vae, params, data_key, z)
-
-    return monte_carlo.over_samples(one_example, key, num_examples)
-
-
 def _warn_where_rejected(acceptance: Array) -> None:
     if isinstance(acceptance, Tracer) or not (rejected := acceptance < 0.2).any():
         return
     _LOG.warning(
         "fewer than a fifth of the Hamiltonian moves of %d of %d examples were accepted (of one only %.1f%%), though "
-        "the step size was adapted: their chains stood nearly still, and the estimate is far from log p(x). Start "
-        "from a step_size nearer to the width of the posterior, or take more temperatures",
+        "the step size was adapted: their chains stood nearly still. The mean weight is without bias all the same, but "
+        "a few weights decide it, so that its log is probably too low and the standard error too small: look at ess. "
+        "Start from a step_size nearer to the width of the posterior, or take more temperatures",
         int(rejected.sum()),
         rejected.size,
         100 * float(acceptance.min()),

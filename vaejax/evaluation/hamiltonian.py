@@ -9,7 +9,7 @@ import numpyro.distributions as dist
 from jax import lax
 from jaxtyping import Array, Float, Key
 
-from vaejax import distributions
+from vaejax import distributions, models
 from vaejax.distributions import Params
 from vaejax.estimators import monte_carlo
 from vaejax.models import VAE
@@ -39,13 +39,13 @@ class Path(NamedTuple):
         places = jax.nn.sigmoid(jnp.linspace(-4.0, 4.0, self.num_temperatures, dtype=dtype))
         return (places - places[0]) / (places[-1] - places[0])
 
-    def densities(self, params: Params, x: Array) -> tuple[dist.Distribution, Callable, Callable]:
+    def densities(self, params: Params, x: Any) -> tuple[dist.Distribution, Callable, Callable]:
         """For one example: the first density, its log at z, and log p(x, z) minus that log, at one z."""
-        prior = self.vae.prior(params)
-        first = self.initial(self.vae, params, x)
+        vae, x = models.given(self.vae, x)
+        prior, first = vae.prior(params), self.initial(vae, params, x)
 
         def log_ratio(z):
-            log_joint = distributions.data_log_prob(self.vae.decode(params, z), x) + distributions.log_prob(prior, z)
+            log_joint = distributions.data_log_prob(vae.decode(params, z), x) + distributions.log_prob(prior, z)
             return log_joint - distributions.log_prob(first, z)
 
         return first, lambda z: distributions.log_prob(first, z), log_ratio
@@ -111,7 +111,7 @@ def pilot(path: Path, params: Params, key, x, step_size, betas) -> Float[Array, 
     return used
 
 
-def starts(path: Path, params: Params, key: Key[Array, ""], x: Array, number: int) -> Float[Array, "number d"]:
+def starts(path: Path, params: Params, key: Key[Array, ""], x: Any, number: int) -> Float[Array, "number d"]:
     """Samples of the path's first density."""
     first, _, _ = path.densities(params, x)
     return monte_carlo.over_samples(lambda key: distributions.sample(first, key), key, number)

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from vaejax import checks, distributions, records
+from vaejax import checks, distributions, models, records
 from vaejax.distributions import Params
-from vaejax.evaluation.examples import checked_examples, over_batch
-from vaejax.models import VAE
+from vaejax.evaluation.examples import checked_examples, like_posterior, over_batch
+from vaejax.models import VAE, Batch
+from vaejax.models.programs import compiled
 
 
 class VarianceLoss(NamedTuple):
@@ -53,7 +54,7 @@ class PowerSpectrum(NamedTuple):
 
 
 def variance_loss(
-    vae: VAE, params: Params, key: Key[Array, ""], x: ArrayLike, *, batch_size: int = 100
+    vae: VAE, params: Params, key: Key[Array, ""], x: Batch | ArrayLike, *, batch_size: int = 100
 ) -> VarianceLoss:
     """Variance over examples of data, reconstructions and samples: what blur costs.
 
@@ -61,15 +62,16 @@ def variance_loss(
         vae: the model.
         params: its parameters.
         key: consumed.
-        x: data, (n, *data_shape), n >= 2; as many samples are drawn.
+        x: data, (n, *data_shape), n >= 2, or a `models.Batch` without a mask; as many samples are drawn, with the same
+            contexts.
         batch_size: examples at once.
 
     Returns:
         The variances, in squared units of the data.
 
     Raises:
-        ValueError: if there are fewer than two examples, batch_size is not a positive integer, p(x|z) has no mean, or
-            `models.check_data` refuses x.
+        ValueError: if there are fewer than two examples, batch_size is not a positive integer, p(x|z) has no mean,
+            numbers are missing, or `models.check_data` refuses x.
 
     >>> from vaejax import models
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
@@ -77,32 +79,36 @@ def variance_loss(
     >>> loss.per_number.shape
     (3, 3)
     """
-    x = checked_examples(vae, params, x, least=2, batch_size=batch_size)
-    if not has_mean(vae, params):
+    x = checked_examples(vae, params, x, least=2, key=key, batch_size=batch_size)
+    if isinstance(x, Batch) and x.mask is not None:
+        raise ValueError("expected data without a mask, for a variance of data that were not observed is not known")
+    if not has_mean(vae, params, x):
         raise ValueError("expected a p(x|z) with a mean and a variance; got one without, as of sequences of tokens")
     reconstructions, samples, noise = reconstructions_and_samples(vae, batch_size, params, key, x)
-    per_number = jnp.stack([images.var(axis=0) for images in (x, reconstructions, samples)])
+    per_number = jnp.stack([images.var(axis=0) for images in (models.numbers_of(x), reconstructions, samples)])
     totals = per_number.reshape(3, -1).sum(axis=1)
     return VarianceLoss(*totals, noise=noise.mean(axis=0).sum(), per_number=per_number)
 
 
-def has_mean(vae: VAE, params: Params) -> bool:
-    """Whether p(x|z) has a mean and a variance, as images have and sequences of tokens have not."""
+def has_mean(vae: VAE, params: Params, x: Batch | ArrayLike) -> bool:
+    """Whether p(x|z) of these data has a mean and a variance, as images have and sequences of tokens have not."""
+    q = like_posterior(vae, params, x)
 
-    def moments(params):
-        p = vae.decode(params, jnp.zeros(vae.prior(params).event_shape))
+    def moments(params, x):
+        model, _ = models.given(vae, x)
+        p = model.decode(params, jnp.zeros(q.shape()))
         return p.mean, p.variance
 
     try:
-        jax.eval_shape(moments, params)
+        jax.eval_shape(moments, params, x)
     except NotImplementedError:  # numpyro's, of a distribution that defines none
         return False
     return True
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compiled(0, 1)
 def reconstructions_and_samples(
-    vae: VAE, batch_size: int, params: Params, key: Key[Array, ""], x: Array
+    vae: VAE, batch_size: int, params: Params, key: Key[Array, ""], x: Batch | ArrayLike
 ) -> tuple[Array, Array, Array]:
     """E[x|z] for z from q(z|x) of each example, then E[x|z] and Var[x|z] for as many z from the prior.
 
@@ -111,7 +117,7 @@ def reconstructions_and_samples(
         batch_size: examples at once.
         params: its parameters.
         key: consumed.
-        x: data, (n, *data_shape), which is not checked.
+        x: data, (n, *data_shape), or a `models.Batch`; not checked.
 
     Returns:
         Reconstructions, samples, and the noise variance of the samples, each (n, *data_shape).
@@ -122,14 +128,14 @@ def reconstructions_and_samples(
     >>> [images.shape for images in reconstructions_and_samples(vae, 100, params, jax.random.key(1), x)]
     [(7, 3), (7, 3), (7, 3)]
     """
-    prior = vae.prior(params)
     posterior_key, prior_key = jax.random.split(key)
 
     def one_example(index, x):
-        from_posterior = distributions.sample(vae.encode(params, x), jax.random.fold_in(posterior_key, index))
-        from_prior = distributions.sample(prior, jax.random.fold_in(prior_key, index))
-        sampled = vae.decode(params, from_prior)
-        return vae.decode(params, from_posterior).mean, sampled.mean, sampled.variance
+        model, x = models.given(vae, x)
+        from_posterior = distributions.sample(model.encode(params, x), jax.random.fold_in(posterior_key, index))
+        from_prior = distributions.sample(model.prior(params), jax.random.fold_in(prior_key, index))
+        sampled = model.decode(params, from_prior)
+        return model.decode(params, from_posterior).mean, sampled.mean, sampled.variance
 
     return over_batch(one_example, vae, params, x, batch_size)
 
@@ -152,7 +158,7 @@ def power_spectrum(images: ArrayLike, num_rings: int | None = None) -> PowerSpec
     >>> round(float(spectrum.power.sum()), 1)  # Parseval: the variance of a pixel
     1.0
     """
-    images = jnp.asarray(images)
+    images = jnp.asarray(checks.as_array(images, "images"))
     if images.ndim not in (3, 4) or len(images) < 2:
         raise ValueError(
             f"expected images of shape (n, height, width) or (n, height, width, depth), n >= 2; got {images.shape}"

@@ -1,50 +1,27 @@
-"""Log p(x) and the ELBO of each example by sampling, with error bars and a warning where they cannot be trusted.
+"""Log p(x) and the ELBO of each example by sampling, with error bars; and log p(x) without a latent, for comparison."""
 
-Each example draws from a key of its own, folded with its index, and each sample from a key split from that. So the
-numbers do not depend on how examples and samples are cut into chunks; only memory does.
-"""
-
-import functools
-import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from vaejax import checks, distributions
+from vaejax import checks
 from vaejax.distributions import Params
-from vaejax.estimators import monte_carlo
-from vaejax.evaluation import estimates
+from vaejax.evaluation import sampling
 from vaejax.evaluation.estimates import Elbo, LogLikelihood
-from vaejax.evaluation.examples import checked_examples, over_batch
-from vaejax.models import VAE
-
-
-class Proposal(NamedTuple):
-    """Where the samples of an example come from; static for the compiler.
-
-    Attributes:
-        density: `(vae, params, x, own) -> distribution` of the latents of one example, with `own` what it brings along.
-        words: what warnings call it.
-    """
-
-    density: Callable[[VAE, Params, Array, Any], dist.Distribution]
-    words: str
-
-
-ENCODER = Proposal(lambda vae, params, x, own: vae.encode(params, x), "q(z|x)")
-PRIOR = Proposal(lambda vae, params, x, own: vae.prior(params), "the prior")
-OWN_NORMAL = Proposal(lambda vae, params, x, own: dist.Normal(*own).to_event(1), "q(z)")
+from vaejax.evaluation.examples import checked_examples, like_posterior
+from vaejax.models import VAE, Batch, Functions
 
 
 def log_likelihood(
-    vae: VAE,
-    params: Params,
+    vae: VAE | Functions,
+    params: Params | None,
     key: Key[Array, ""],
-    x: ArrayLike,
+    x: Batch | ArrayLike,
     num_samples: int = 5000,
     *,
     chunk_size: int = 50,
@@ -60,7 +37,7 @@ def log_likelihood(
         vae: the model.
         params: its parameters.
         key: example i uses `fold_in(key, i)`.
-        x: data, (*batch, *data_shape).
+        x: data, (*batch, *data_shape), or a `models.Batch`.
         num_samples: K, samples of z for each example.
         chunk_size: samples evaluated at once.
         batch_size: examples evaluated at once; memory grows with chunk_size * batch_size and with nothing else.
@@ -72,6 +49,7 @@ def log_likelihood(
     Raises:
         ValueError: if a number is not a positive integer, or `models.check_data` refuses x.
 
+    >>> import jax.numpy as jnp
     >>> from vaejax import models
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> result = log_likelihood(vae, vae.init(jax.random.key(0)), jax.random.key(1), jnp.ones((7, 3)), num_samples=100)
@@ -80,14 +58,14 @@ def log_likelihood(
 
     Source: Burda, Grosse & Salakhutdinov 2015, section 5; the standard error is the delta method's.
     """
-    return log_likelihoods(ENCODER, vae, params, key, x, (num_samples,), chunk_size, batch_size)[0]
+    return sampling.log_likelihoods(sampling.ENCODER, vae, params, key, x, (num_samples,), chunk_size, batch_size)[0]
 
 
 def log_likelihood_sweep(
-    vae: VAE,
-    params: Params,
+    vae: VAE | Functions,
+    params: Params | None,
     key: Key[Array, ""],
-    x: ArrayLike,
+    x: Batch | ArrayLike,
     num_samples: Sequence[int] = (1, 10, 100, 1000, 5000),
     *,
     chunk_size: int = 50,
@@ -103,7 +81,7 @@ def log_likelihood_sweep(
         vae: the model.
         params: its parameters.
         key: example i uses `fold_in(key, i)`; the largest K has the numbers that `log_likelihood` has.
-        x: data, (*batch, *data_shape).
+        x: data, (*batch, *data_shape), or a `models.Batch`.
         num_samples: the K.
         chunk_size: as in `log_likelihood`.
         batch_size: as in `log_likelihood`.
@@ -115,6 +93,7 @@ def log_likelihood_sweep(
     Raises:
         ValueError: as `log_likelihood`; and if no K is given.
 
+    >>> import jax.numpy as jnp
     >>> from vaejax import models
     >>> from vaejax.evaluation import average
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
@@ -123,19 +102,19 @@ def log_likelihood_sweep(
     >>> bool(average(one).estimate < average(hundred).estimate)
     True
     """
-    if isinstance(num_samples, int) or not len(num_samples):
+    if not isinstance(num_samples, Sequence) or isinstance(num_samples, str) or not len(num_samples):
         raise ValueError(
-            f"num_samples must be a list of one or more numbers of samples; got {num_samples!r}: for one number use "
-            "log_likelihood"
+            "num_samples must be a list of one or more numbers of samples; got "
+            f"{checks.describe(num_samples)}: for one number use log_likelihood"
         )
-    return log_likelihoods(ENCODER, vae, params, key, x, tuple(num_samples), chunk_size, batch_size)
+    return sampling.log_likelihoods(sampling.ENCODER, vae, params, key, x, tuple(num_samples), chunk_size, batch_size)
 
 
 def log_likelihood_from_prior(
     vae: VAE,
     params: Params,
     key: Key[Array, ""],
-    x: ArrayLike,
+    x: Batch | ArrayLike,
     num_samples: int = 5000,
     *,
     chunk_size: int = 50,
@@ -150,7 +129,7 @@ def log_likelihood_from_prior(
         vae: the model.
         params: its parameters.
         key: example i uses `fold_in(key, i)`.
-        x: data, (*batch, *data_shape).
+        x: data, (*batch, *data_shape), or a `models.Batch`.
         num_samples: K.
         chunk_size: as in `log_likelihood`.
         batch_size: as in `log_likelihood`.
@@ -161,20 +140,21 @@ def log_likelihood_from_prior(
     Raises:
         ValueError: as `log_likelihood`.
 
+    >>> import jax.numpy as jnp
     >>> from vaejax import models
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> params, x = vae.init(jax.random.key(0)), jnp.ones((7, 3))
     >>> log_likelihood_from_prior(vae, params, jax.random.key(1), x, 100).estimate.shape
     (7,)
     """
-    return log_likelihoods(PRIOR, vae, params, key, x, (num_samples,), chunk_size, batch_size)[0]
+    return sampling.log_likelihoods(sampling.PRIOR, vae, params, key, x, (num_samples,), chunk_size, batch_size)[0]
 
 
 def log_likelihood_from(
     vae: VAE,
     params: Params,
     key: Key[Array, ""],
-    x: ArrayLike,
+    x: Batch | ArrayLike,
     q: dist.Distribution,
     num_samples: int = 5000,
     *,
@@ -187,8 +167,9 @@ def log_likelihood_from(
         vae: the model.
         params: its parameters.
         key: example i uses `fold_in(key, i)`.
-        x: data, (*batch, *data_shape).
-        q: normal with independent units, of batch shape (*batch,).
+        x: data, (*batch, *data_shape), or a `models.Batch`.
+        q: any distribution of batch shape (*batch,) that can be sampled, such as a normal of full covariance or a
+            mixture. Make its arrays of full shape, without `expand`.
         num_samples: K.
         chunk_size: as in `log_likelihood`.
         batch_size: as in `log_likelihood`.
@@ -197,8 +178,9 @@ def log_likelihood_from(
         As `log_likelihood`.
 
     Raises:
-        ValueError: as `log_likelihood`; and if q is not normal, or of another batch shape.
+        ValueError: as `log_likelihood`; and if q is of another shape, or cannot be cut into examples.
 
+    >>> import jax.numpy as jnp
     >>> from vaejax import models
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> params, x = vae.init(jax.random.key(0)), jnp.ones((7, 3))
@@ -206,20 +188,18 @@ def log_likelihood_from(
     >>> log_likelihood_from(vae, params, jax.random.key(1), x, wide, 100).estimate.shape
     (7,)
     """
-    batch_shape = jax.eval_shape(vae.encode, params, x).batch_shape
-    if not isinstance(distributions.without_wrappers(q), dist.Normal) or q.batch_shape != batch_shape:
-        raise ValueError(
-            f"expected a normal q of batch shape {batch_shape}; got {distributions.name_of(q)} of {q.batch_shape}"
-        )
-    own = (jnp.asarray(q.mean), jnp.sqrt(jnp.asarray(q.variance)))
-    return log_likelihoods(OWN_NORMAL, vae, params, key, x, (num_samples,), chunk_size, batch_size, own=own)[0]
+    checks.check_given(vae=vae, params=params)
+    like = like_posterior(vae, params, x)
+    own = sampling.leaves_of_examples(q, like.batch_shape, like.event_shape)
+    proposal = sampling.own_proposal(jax.tree.structure(q), len(like.batch_shape))
+    return sampling.log_likelihoods(proposal, vae, params, key, x, (num_samples,), chunk_size, batch_size, own=own)[0]
 
 
 def elbo(
     vae: VAE,
     params: Params,
     key: Key[Array, ""],
-    x: ArrayLike,
+    x: Batch | ArrayLike,
     num_samples: int = 100,
     *,
     chunk_size: int = 50,
@@ -231,7 +211,7 @@ def elbo(
         vae: the model.
         params: its parameters.
         key: example i uses `fold_in(key, i)`; with the same key the samples are those of `log_likelihood`.
-        x: data, (*batch, *data_shape).
+        x: data, (*batch, *data_shape), or a `models.Batch`.
         num_samples: K, samples of z for each example, over which also the KL is averaged.
         chunk_size: as in `log_likelihood`.
         batch_size: as in `log_likelihood`.
@@ -242,6 +222,7 @@ def elbo(
     Raises:
         ValueError: as `log_likelihood`.
 
+    >>> import jax.numpy as jnp
     >>> from vaejax import models
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> result = elbo(vae, vae.init(jax.random.key(0)), jax.random.key(1), jnp.ones((7, 3)))
@@ -249,79 +230,39 @@ def elbo(
     True
     """
     checks.check_count("num_samples", num_samples)
-    x = checked_examples(vae, params, x, chunk_size=chunk_size, batch_size=batch_size)
-    parts = _sample(ENCODER, vae, num_samples, chunk_size, batch_size, _elbo_and_parts, params, key, x, None)
-    return Elbo(*parts, num_samples)
+    x = checked_examples(vae, params, x, key=key, chunk_size=chunk_size, batch_size=batch_size)
+    first, last = sampling.sampled(
+        sampling.ENCODER, vae, num_samples, chunk_size, batch_size, sampling.elbo_and_parts, params, key, x, None
+    )
+    return Elbo(*first, num_samples, *last)
 
 
-def log_likelihoods(
-    proposal: Proposal,
-    vae: VAE,
-    params: Params,
-    key: Key[Array, ""],
-    x: ArrayLike,
-    sweep: tuple[int, ...],
-    chunk_size: int = 50,
-    batch_size: int = 100,
-    *,
-    own: Any = None,
-    warn: bool = True,
-) -> tuple[LogLikelihood, ...]:
-    """What all functions above but the ELBO call: the bound of each K of a sweep, from one set of samples.
+def independent_log_likelihood(train: ArrayLike, x: ArrayLike) -> Float[Array, " n"]:
+    """Log p(x) of binary data under independent Bernoullis, the best model without a latent; in nats per example.
 
-    Args and errors are those of `log_likelihood`. `own` is a tree of arrays, (*batch, ...), of which the proposal of an
-    example gets its own entries; without `warn` nothing is logged.
+    A VAE whose decoder ignores its latent ends here; one that is not above this number has learned nothing.
+
+    Args:
+        train: binary, (m, *data_shape), m >= 1; the Bernoullis' means are its means, kept 1e-4 away from 0 and 1.
+        x: binary, (n, *data_shape).
+
+    Returns:
+        Log p(x) of each example of x, in nats, (n,).
+
+    Raises:
+        ValueError: if the data are not binary, or of different shapes.
+
+    >>> import jax.numpy as jnp
+    >>> independent_log_likelihood(jnp.array([[0.0], [1.0]]), jnp.ones((3, 1))).round(4)
+    Array([-0.6931, -0.6931, -0.6931], dtype=float32)
     """
-    for number in sweep:
-        checks.check_count("num_samples", number)
-    x = checked_examples(vae, params, x, chunk_size=chunk_size, batch_size=batch_size)
-    summarize = _bounds_of(sweep)
-    bounds = _sample(proposal, vae, max(sweep), chunk_size, batch_size, summarize, params, key, x, own)
-    results = tuple(LogLikelihood(*bound, number) for bound, number in zip(bounds, sweep, strict=True))
-    if warn:
-        estimates.warn_where_not_trustworthy(results[sweep.index(max(sweep))], proposal.words)
-    return results
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
-def _sample(proposal: Proposal, vae, num_samples, chunk_size, batch_size, summarize, params, key, x, own) -> Any:
-    """`summarize(reconstruction, kl)` of each example: of log p(x|z) and log q(z) - log p(z) of its K samples, (K,)."""
-    prior = vae.prior(params)
-
-    def one_example(index, x, own):
-        q = proposal.density(vae, params, x, own)
-
-        def sample_term(key):
-            z = distributions.sample(q, key)
-            reconstruction = distributions.data_log_prob(vae.decode(params, z), x)
-            return reconstruction, distributions.log_prob(q, z) - distributions.log_prob(prior, z)
-
-        example_key = jax.random.fold_in(key, index)
-        return summarize(*monte_carlo.over_samples(sample_term, example_key, num_samples, chunk_size))
-
-    return over_batch(one_example, vae, params, x, batch_size, own)
-
-
-@functools.cache  # a function of its own for each list of K, and the same one each time: it is a static argument
-def _bounds_of(sweep: tuple[int, ...]) -> Callable[[Array, Array], Any]:
-    def summarize(reconstruction: Float[Array, " K"], kl: Float[Array, " K"]):
-        log_w = reconstruction - kl
-        short = log_w.shape[0] < estimates.SMALLEST_K
-        index = jnp.full_like(log_w[0], math.nan) if short else estimates.pareto_index(log_w)
-        return tuple((*_bound(log_w, number), index) for number in sweep)
-
-    return summarize
-
-
-def _bound(log_w: Float[Array, " K"], size: int) -> tuple[Array, Array, Array]:
-    """The bound of `size` samples, its standard error, and the effective sample size."""
-    num_groups = log_w.shape[0] // size
-    groups = log_w[: num_groups * size].reshape(num_groups, size)
-    bounds, errors, ess = estimates.log_mean_weight(groups)
-    if num_groups > 1:
-        return *estimates.mean_and_error(bounds), ess.mean()
-    return bounds[0], errors[0], ess[0]
-
-
-def _elbo_and_parts(reconstruction: Float[Array, " K"], kl: Float[Array, " K"]):
-    return *estimates.mean_and_error(reconstruction - kl), reconstruction.mean(), kl.mean()
+    train, x = (jnp.asarray(checks.as_array(data), jnp.result_type(float)) for data in (train, x))
+    checks.check_count("the number of training examples", len(jnp.atleast_1d(train)))
+    checks.check_shape("data", x.shape, ("n", *train.shape[1:]), "this is the shape of the training data")
+    for data in (train, x):
+        if not isinstance(data, Tracer):
+            values, advice = np.asarray(data), "data.binarize_dynamic draws zeros and ones"
+            checks.refuse_values(values, ~np.isin(values, (0, 1)), "expected binary data", "other", advice)
+    means = jnp.clip(train.mean(axis=0, keepdims=True), 1e-4, 1 - 1e-4)
+    terms = x * jnp.log(means) + (1 - x) * jnp.log1p(-means)
+    return terms.reshape(len(x), -1).sum(axis=1)

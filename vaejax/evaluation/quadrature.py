@@ -3,20 +3,21 @@
 import functools
 import logging
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
-from vaejax import checks, distributions, records
+from vaejax import checks, distributions, models, records
 from vaejax.distributions import Params
 from vaejax.estimators import monte_carlo
-from vaejax.evaluation.examples import check_continuous, checked_examples
-from vaejax.models import VAE, linear_decoder
+from vaejax.evaluation.examples import check_continuous, checked_examples, latent_dtype, like_posterior, number_of
+from vaejax.models import VAE, Batch, linear_decoder
+from vaejax.models.programs import compiled
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,13 +54,15 @@ class GridPosterior(NamedTuple):
     __repr__ = records.short_repr
 
 
-def linear_log_likelihood(vae: VAE, params: Params, x: ArrayLike) -> Float[Array, " *batch"]:
+def linear_log_likelihood(vae: VAE, params: Params, x: Batch | ArrayLike) -> Float[Array, " *batch"]:
     """Exact log p(x) of a linear VAE with Gaussian likelihood, log N(x; b, W^T W + s^2 I), for each example in nats.
+
+    Of a `models.Batch` with a mask it is the marginal log p of the numbers that were observed.
 
     Args:
         vae: a `models.linear_vae` with a standard deviation s that does not depend on z, as its default has.
         params: its parameters.
-        x: data, (*batch, *data_shape).
+        x: data, (*batch, *data_shape), or a `models.Batch` without context.
 
     Returns:
         Log p(x) of each example in nats, (*batch,).
@@ -76,7 +79,9 @@ def linear_log_likelihood(vae: VAE, params: Params, x: ArrayLike) -> Float[Array
     """
     x = checked_examples(vae, params, x)
     weights, offset, std = linear_decoder(vae, params)
-    batch_shape = jax.eval_shape(vae.encode, params, x).batch_shape
+    batch_shape = like_posterior(vae, params, x).batch_shape
+    if isinstance(x, Batch):
+        return _marginal(weights, offset, std, *_flat_masked(vae, x, offset.size)).reshape(batch_shape)
     # In units of the noise: x is then a latent of k numbers, mapped by `whitened`, plus noise of variance 1.
     residual = (x.reshape(-1, offset.size) - offset[None]) / std[None]
     whitened = weights / std[None]
@@ -89,40 +94,30 @@ def linear_log_likelihood(vae: VAE, params: Params, x: ArrayLike) -> Float[Array
     return (-0.5 * (distance + log_determinant + offset.size * math.log(2 * math.pi))).reshape(batch_shape)
 
 
-def independent_log_likelihood(train: ArrayLike, x: ArrayLike) -> Float[Array, " n"]:
-    """Log p(x) of binary data under independent Bernoullis, the best model without a latent; in nats per example.
+def _flat_masked(vae: VAE, x: Batch, size: int) -> tuple[Array, Array]:
+    if x.context is not None:
+        raise ValueError("expected a batch without a context; got one with: use quadrature_log_likelihood, or sample")
+    _, numbers = models.given(vae, x)
+    mask = jnp.ones(numbers.shape, bool) if x.mask is None else x.mask
+    return numbers.reshape(-1, size), mask.reshape(-1, size)
 
-    A VAE whose decoder ignores its latent ends here; one that is not above this number has learned nothing.
 
-    Args:
-        train: binary, (m, *data_shape), m >= 1; the Bernoullis' means are its means, kept 1e-4 away from 0 and 1.
-        x: binary, (n, *data_shape).
-
-    Returns:
-        Log p(x) of each example of x, in nats, (n,).
-
-    Raises:
-        ValueError: if the data are not binary, or of different shapes.
-
-    >>> independent_log_likelihood(jnp.array([[0.0], [1.0]]), jnp.ones((3, 1))).round(4)
-    Array([-0.6931, -0.6931, -0.6931], dtype=float32)
-    """
-    train, x = (jnp.asarray(data, jnp.result_type(float)) for data in (train, x))
-    checks.check_count("the number of training examples", len(train))
-    checks.check_shape("data", x.shape, ("n", *train.shape[1:]), "this is the shape of the training data")
-    for data in (train, x):
-        if not isinstance(data, Tracer):
-            values, advice = np.asarray(data), "data.binarize_dynamic draws zeros and ones"
-            checks.refuse_values(values, ~np.isin(values, (0, 1)), "expected binary data", "other", advice)
-    means = jnp.clip(train.mean(axis=0, keepdims=True), 1e-4, 1 - 1e-4)
-    terms = x * jnp.log(means) + (1 - x) * jnp.log1p(-means)
-    return terms.reshape(len(x), -1).sum(axis=1)
+@functools.partial(jnp.vectorize, excluded=(0, 1, 2), signature="(d),(d)->()")
+def _marginal(weights: Array, offset: Array, std: Array, x: Array, mask: Array) -> Array:
+    """Log N(x; b, W^T W + s^2 I) of the numbers of one example where the mask is true."""
+    residual = jnp.where(mask, (x - offset) / std, 0)
+    whitened = jnp.where(mask[None], weights / std[None], 0)
+    factor = jax.scipy.linalg.cho_factor(jnp.eye(len(weights), dtype=x.dtype) + whitened @ whitened.T)
+    mean = jax.scipy.linalg.cho_solve(factor, whitened @ residual)
+    distance = ((residual - mean @ whitened) ** 2).sum() + (mean**2).sum()
+    log_determinant = 2 * jnp.log(jnp.diagonal(factor[0])).sum() + 2 * jnp.where(mask, jnp.log(std), 0).sum()
+    return -0.5 * (distance + log_determinant + mask.sum().astype(x.dtype) * math.log(2 * math.pi))
 
 
 def quadrature_log_likelihood(
     vae: VAE,
     params: Params,
-    x: ArrayLike,
+    x: Batch | ArrayLike,
     num_nodes: int = 1001,
     *,
     bound: float = 8.0,
@@ -138,7 +133,7 @@ def quadrature_log_likelihood(
     Args:
         vae: the model, with a continuous latent of one or two dimensions.
         params: its parameters.
-        x: data, (*batch, *data_shape).
+        x: data, (*batch, *data_shape), or a `models.Batch`, of which each example decodes all nodes for itself.
         num_nodes: in each dimension, an odd number, evenly spread from -bound to bound.
         bound: large enough that the prior's probability of a latent beyond it is negligible.
         chunk_size: nodes decoded at once; each is decoded once.
@@ -179,7 +174,7 @@ def quadrature_log_likelihood(
 def quadrature_posterior(
     vae: VAE,
     params: Params,
-    x: ArrayLike,
+    x: Batch | ArrayLike,
     num_nodes: int = 1001,
     *,
     bound: float = 8.0,
@@ -191,7 +186,7 @@ def quadrature_posterior(
     Args:
         vae: as in `quadrature_log_likelihood`, which is called first; and so are all others.
         params: its parameters.
-        x: data, (*batch, *data_shape).
+        x: data, (*batch, *data_shape), or a `models.Batch`.
         num_nodes: in each dimension.
         bound: of the nodes.
         chunk_size: nodes at once.
@@ -211,41 +206,42 @@ def quadrature_posterior(
     """
     settings = {"bound": bound, "chunk_size": chunk_size, "batch_size": batch_size}
     log_likelihood = quadrature_log_likelihood(vae, params, x, num_nodes, **settings).estimate
-    moments = _moments(
-        vae, num_nodes, chunk_size, batch_size, params, jnp.asarray(x), jnp.asarray(bound), log_likelihood
-    )
+    x = checked_examples(vae, params, x)
+    moments = _moments(vae, num_nodes, chunk_size, batch_size, params, x, jnp.asarray(bound), log_likelihood)
     return GridPosterior(*moments)
 
 
-def _checked(vae: VAE, params: Params, x: ArrayLike, num_nodes: int, chunk_size: int, batch_size: int) -> Array:
+def _checked(vae: VAE, params: Params, x: Batch | ArrayLike, num_nodes: int, chunk_size: int, batch_size: int) -> Any:
     checks.check_count("num_nodes", num_nodes, 3)
     if num_nodes % 2 == 0:
         raise ValueError(f"num_nodes must be odd, so that every second node is a grid; got {num_nodes}")
-    check_continuous(vae, params, "use log_likelihood, which draws samples")
-    event_shape = vae.prior(params).event_shape
+    x = checked_examples(vae, params, x, chunk_size=chunk_size, batch_size=batch_size)
+    check_continuous(models.given(vae, x)[0], params, "use log_likelihood, which draws samples")
+    q = like_posterior(vae, params, x)
+    distributions.check_has_density(q)  # an autoencoder's prior is no model of z
+    event_shape = q.event_shape
     if event_shape not in ((1,), (2,)):
         raise ValueError(
             f"expected latents of one or two dimensions; got shape {event_shape}: use log_likelihood, which samples"
         )
-    x = checked_examples(vae, params, x, chunk_size=chunk_size, batch_size=batch_size)
-    distributions.check_has_density(jax.eval_shape(vae.encode, params, x))  # an autoencoder's prior is no model of z
+    if jax.eval_shape(models.given(vae, x)[0].prior, params).batch_shape:
+        raise ValueError("expected one prior for all examples; got one for each context: use log_likelihood")
     return x
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@compiled(0, 1, 2, 3)
 def _integrate(vae, num_nodes, chunk_size, batch_size, params, x, bound):
     """Estimate and error of each example, and the integral of the prior."""
-    batch_shape = jax.eval_shape(vae.encode, params, x).batch_shape
-    x = x.reshape(-1, *x.shape[len(batch_shape) :])
-    starts, latents_of, log_volume = _grid(vae, num_nodes, chunk_size, params, bound)
-    latent_dim = vae.prior(params).event_shape[0]
+    batch_shape, latent_dim = (like := like_posterior(vae, params, x)).batch_shape, like.event_shape[0]
+    starts, latents_of, log_volume = _grid(vae, num_nodes, chunk_size, params, x, bound)
+    x = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(batch_shape) :]), x)
 
     def add_chunk(logs, start):
         latents, log_prior, every_second = latents_of(start)
-        p = vae.decode(params, latents)
+        log_likelihood = _decoded(vae, params, x, latents)
 
         def one_example(x):
-            terms = distributions.data_log_prob(p, x) + log_prior
+            terms = log_likelihood(x) + log_prior
             coarse = jax.nn.logsumexp(jnp.where(every_second, terms, -jnp.inf))
             return jax.nn.logsumexp(terms), coarse, terms.max()
 
@@ -253,7 +249,7 @@ def _integrate(vae, num_nodes, chunk_size, batch_size, params, x, bound):
         more = (*sums, jax.nn.logsumexp(log_prior))
         return (jax.tree.map(jnp.logaddexp, logs[0], more), jnp.maximum(logs[1], highest)), None
 
-    nothing = jnp.full(len(x), -jnp.inf, log_volume.dtype)
+    nothing = jnp.full(number_of(x), -jnp.inf, log_volume.dtype)
     ((fine, coarse, mass), highest), _ = lax.scan(add_chunk, ((nothing, nothing, nothing[0]), nothing), starts)
     estimate = fine + log_volume
     error = jnp.abs(coarse + log_volume + latent_dim * math.log(2) - estimate)
@@ -263,41 +259,54 @@ def _integrate(vae, num_nodes, chunk_size, batch_size, params, x, bound):
     return (estimate.reshape(batch_shape), error.reshape(batch_shape)), jnp.exp(mass + log_volume)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@compiled(0, 1, 2, 3)
 def _moments(vae, num_nodes, chunk_size, batch_size, params, x, bound, log_likelihood):
     """Mean and covariance of the posterior of each example."""
-    batch_shape = jax.eval_shape(vae.encode, params, x).batch_shape
-    x, log_likelihood = x.reshape(-1, *x.shape[len(batch_shape) :]), log_likelihood.reshape(-1)
-    starts, latents_of, log_volume = _grid(vae, num_nodes, chunk_size, params, bound)
+    batch_shape, latent_dim = (like := like_posterior(vae, params, x)).batch_shape, like.event_shape[0]
+    starts, latents_of, log_volume = _grid(vae, num_nodes, chunk_size, params, x, bound)
+    x = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[len(batch_shape) :]), x)
+    log_likelihood = log_likelihood.reshape(-1)
 
     def add_chunk(sums, start):
         latents, log_prior, _ = latents_of(start)
-        p = vae.decode(params, latents)
+        log_p = _decoded(vae, params, x, latents)
 
         def one_example(x_and_log_likelihood):
             x, log_likelihood = x_and_log_likelihood
-            weights = jnp.exp(distributions.data_log_prob(p, x) + log_prior + log_volume - log_likelihood)
+            weights = jnp.exp(log_p(x) + log_prior + log_volume - log_likelihood)
             return weights @ latents, (weights[:, None] * latents).T @ latents
 
         more = monte_carlo.over_examples(one_example, (x, log_likelihood), batch_size)
         return jax.tree.map(jnp.add, sums, more), None
 
-    latent_dim = vae.prior(params).event_shape[0]
-    zeros = jnp.zeros((len(x), latent_dim), log_volume.dtype)
-    nothing = (zeros, jnp.zeros((len(x), latent_dim, latent_dim), log_volume.dtype))
+    zeros = jnp.zeros((number_of(x), latent_dim), log_volume.dtype)
+    nothing = (zeros, jnp.zeros((number_of(x), latent_dim, latent_dim), log_volume.dtype))
     (mean, second), _ = lax.scan(add_chunk, nothing, starts)
     covariance = second - mean[:, :, None] * mean[:, None, :]
     return mean.reshape(*batch_shape, latent_dim), covariance.reshape(*batch_shape, latent_dim, latent_dim)
 
 
-def _grid(vae: VAE, num_nodes: int, chunk_size: int, params: Params, bound):
+def _decoded(vae: VAE, params: Params, x: Batch | ArrayLike, latents: Array) -> Callable[[Any], Array]:
+    """`example -> log p(x|z)` at all latents, which are decoded once for all examples where p(x|z) is the same."""
+    if not isinstance(x, Batch):
+        p = vae.decode(params, latents)
+        return lambda x: distributions.data_log_prob(p, x)
+
+    def log_likelihood(example):
+        model, x = models.given(vae, example)
+        return jax.vmap(lambda z: distributions.data_log_prob(model.decode(params, z), x))(latents)
+
+    return log_likelihood
+
+
+def _grid(vae: VAE, num_nodes: int, chunk_size: int, params: Params, x, bound):
     """First node of each chunk; a chunk's latents, log p(z) and which are every second; log volume of a node.
 
     Beyond the last node a chunk is filled up with nodes of probability zero.
     """
-    prior = vae.prior(params)
+    prior = models.given(vae, x)[0].prior(params)
     (latent_dim,) = prior.event_shape
-    nodes = jnp.linspace(-bound, bound, num_nodes, dtype=jnp.asarray(prior.mean).dtype)
+    nodes = jnp.linspace(-bound, bound, num_nodes, dtype=latent_dtype(vae, params, x))
     total = num_nodes**latent_dim
     chunk_size = min(chunk_size, total)
 

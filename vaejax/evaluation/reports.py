@@ -9,21 +9,21 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, ArrayLike, Key
 
-from vaejax import distributions, records
+from vaejax import checks, distributions, records
 from vaejax.distributions import Params
-from vaejax.evaluation import importance
+from vaejax.evaluation import importance, sampling
+from vaejax.evaluation.aggregate import AggregatePosterior, aggregate_posterior
 from vaejax.evaluation.estimates import Average, Elbo, LogLikelihood, average, is_trustworthy
-from vaejax.evaluation.examples import checked_examples
+from vaejax.evaluation.examples import checked_examples, like_posterior, number_of
 from vaejax.evaluation.images import VarianceLoss, has_mean, variance_loss
 from vaejax.evaluation.representation import (
     ActiveUnits,
-    AggregatePosterior,
     RateDistortion,
     active_units,
-    aggregate_posterior,
+    has_own_priors,
     rate_distortion,
 )
-from vaejax.models import VAE
+from vaejax.models import VAE, Batch
 
 _PART = 1000  # examples between two calls of `progress`
 
@@ -38,10 +38,11 @@ class Report(NamedTuple):
         mean_ess: effective sample size, averaged over examples.
         elbo: mean of the ELBO, with its standard errors.
         rate_distortion: the two parts of the ELBO, and the rate of each unit.
-        units: active units at the threshold 0.01.
+        units: active units at the threshold 0.01; None for a latent of categories, which has no mean.
         aggregate: aggregate posterior against the prior, and the mutual information; None for a latent of categories,
-            which has no moments.
-        variance_loss: of data, reconstructions and samples; None for sequences of tokens, which have no mean.
+            which has no moments, and for a prior that depends on a context.
+        variance_loss: of data, reconstructions and samples; None for sequences of tokens, which have no mean, and where
+            numbers are missing.
         num_examples: of the data.
     """
 
@@ -51,7 +52,7 @@ class Report(NamedTuple):
     mean_ess: float
     elbo: Average
     rate_distortion: RateDistortion
-    units: ActiveUnits
+    units: ActiveUnits | None
     aggregate: AggregatePosterior | None
     variance_loss: VarianceLoss | None
     num_examples: int
@@ -63,7 +64,7 @@ def report(
     vae: VAE,
     params: Params,
     key: Key[Array, ""],
-    x: ArrayLike,
+    x: Batch | ArrayLike,
     num_samples: int = 1000,
     *,
     progress: Callable[[int], Any] = lambda num_examples: None,
@@ -77,7 +78,7 @@ def report(
         vae: the model.
         params: its parameters.
         key: consumed; each of the evaluations gets a key of its own.
-        x: data, (n, *data_shape), n >= 2.
+        x: data, (n, *data_shape), n >= 2, or a `models.Batch`.
         num_samples: K of log p(x). The ELBO takes 100 samples.
         progress: called after every 1,000 examples of log p(x), with the number of examples just done.
 
@@ -94,10 +95,17 @@ def report(
     >>> result.num_examples
     3
     """
-    x = checked_examples(vae, params, x, least=2, num_samples=num_samples)
-    likelihood_key, elbo_key, rate_key, aggregate_key, image_key = jax.random.split(key, 5)
+    checks.check_function("progress", progress, "number of examples -> None", 1)
+    x = checked_examples(vae, params, x, least=2, key=key, num_samples=num_samples)
+    likelihood_key, elbo_key, rate_key, aggregate_key, image_key, units_key = jax.random.split(key, 6)
+    q = like_posterior(vae, params, x)
+    distributions.check_has_density(q)
+    is_category = isinstance(distributions.family_of(q), dist.CategoricalLogits)
+    # Of a flow, n^2 densities by inversion would take longer than all the rest.
+    is_slow = isinstance(distributions.family_of(q), distributions.AutoregressiveFlow)
+    no_aggregate = is_category or is_slow or has_own_priors(vae, params, x)
+    no_variance = (isinstance(x, Batch) and x.mask is not None) or not has_mean(vae, params, x)
     likelihood, bound = _in_parts(vae, params, likelihood_key, elbo_key, x, num_samples, progress)
-    categorical = isinstance(distributions.without_wrappers(vae.prior(params)), dist.CategoricalLogits)
     return Report(
         log_likelihood=average(likelihood),
         num_samples=num_samples,
@@ -105,24 +113,24 @@ def report(
         mean_ess=float(likelihood.ess.mean()),
         elbo=average(bound),
         rate_distortion=rate_distortion(vae, params, rate_key, x),
-        units=active_units(vae, params, x),
-        aggregate=None if categorical else aggregate_posterior(vae, params, aggregate_key, x),
-        variance_loss=variance_loss(vae, params, image_key, x) if has_mean(vae, params) else None,
-        num_examples=len(x),
+        units=None if is_category else active_units(vae, params, x, key=units_key),
+        aggregate=None if no_aggregate else aggregate_posterior(vae, params, aggregate_key, x),
+        variance_loss=None if no_variance else variance_loss(vae, params, image_key, x),
+        num_examples=number_of(x),
     )
 
 
 def _in_parts(vae, params, likelihood_key, elbo_key, x, num_samples, progress) -> tuple[LogLikelihood, Elbo]:
     """Log p(x) and ELBO of all examples, a part of them after the other."""
     parts = []
-    for start in range(0, len(x), _PART):
-        part = x[start : start + _PART]
+    for start in range(0, number_of(x), _PART):
+        part = jax.tree.map(lambda leaf, start=start: leaf[start : start + _PART], x)
         keys = [jax.random.fold_in(key, start) for key in (likelihood_key, elbo_key)]
-        (likelihood,) = importance.log_likelihoods(
-            importance.ENCODER, vae, params, keys[0], part, (num_samples,), warn=False
+        (likelihood,) = sampling.log_likelihoods(
+            sampling.ENCODER, vae, params, keys[0], part, (num_samples,), warn=False
         )
         parts.append((likelihood, importance.elbo(vae, params, keys[1], part)))
-        progress(len(part))
+        progress(number_of(part))
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves) if jnp.ndim(leaves[0]) else leaves[0], *parts)
 
 
@@ -159,10 +167,10 @@ def numbers(result: Report) -> dict[str, float]:
         "rate_standard_error": rates.rate_error,
         "distortion": rates.distortion,
         "distortion_standard_error": rates.distortion_error,
-        "active_units": result.units.num_active,
-        "latent_dim": len(rates.rate_per_unit),
         "num_examples": result.num_examples,
     }
+    if result.units is not None:
+        named |= {"active_units": result.units.num_active, "latent_dim": len(result.units.variance)}
     if result.variance_loss is not None:
         named |= {
             "data_variance": result.variance_loss.data,
@@ -206,8 +214,10 @@ def in_words(result: Report) -> str:
         f"sampling, K = {result.num_samples:,}; the standard error is over examples{trusted})",
         f"ELBO {value['elbo']:.2f} nats, {value['log_likelihood'] - value['elbo']:.2f} below log p(x)",
         f"rate (KL) {value['rate']:.2f} and distortion {value['distortion']:.2f} nats",
-        f"{value['active_units']} of {value['latent_dim']} units active (variance of their posterior mean above 0.01)",
     ]
+    if result.units is not None:
+        active = f"{value['active_units']} of {value['latent_dim']} units active"
+        lines.append(f"{active} (variance of their posterior mean above 0.01)")
     if result.aggregate is not None:
         # The mutual information cannot exceed log N.
         at_limit = value["mutual_information"] > math.log(result.num_examples) - 0.1

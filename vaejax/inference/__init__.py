@@ -8,6 +8,7 @@ from vaejax.inference.aggressive import (
 )
 from vaejax.inference.chains import (
     PosteriorSample,
+    chain_draws,
     sample_posterior,
 )
 from vaejax.inference.divergences import (
@@ -45,6 +46,7 @@ __all__ = [
     "LaggingInfo",
     "LaggingStates",
     "PosteriorSample",
+    "chain_draws",
     "em",
     "fit_gaussian_on_grid",
     "fit_posterior",

@@ -16,11 +16,11 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 from vaejax import checks, evaluation, models, records, training
 from vaejax.distributions import Params
 from vaejax.inference.groups import joined, split_groups
-from vaejax.models import VAE
+from vaejax.models import VAE, Batch
 from vaejax.objectives import Objective
 from vaejax.training import TrainState, TrainStep
 
-Prepare = Callable[[Key[Array, ""], Array], Array]
+Prepare = Callable[[Key[Array, ""], Any], Any]
 
 
 class LaggingStates(NamedTuple):
@@ -85,6 +85,9 @@ def init_lagging(
     >>> bool(state.opt_state.aggressive), int(state.opt_state.failures)
     (True, 0)
     """
+    checks.check_params(params)
+    checks.check_optimizer(encoder_optimizer, "encoder_optimizer")
+    checks.check_optimizer(decoder_optimizer, "decoder_optimizer")
     encoder, others = split_groups(params)
     states = LaggingStates(
         encoder=encoder_optimizer.init(encoder),
@@ -101,7 +104,7 @@ def make_aggressive_train_step(
     objective: Objective,
     encoder_optimizer: optax.GradientTransformation,
     decoder_optimizer: optax.GradientTransformation,
-    validation: ArrayLike,
+    validation: Batch | ArrayLike,
     *,
     batch_size: int,
     max_encoder_steps: int = 50,
@@ -123,8 +126,8 @@ def make_aggressive_train_step(
         objective: what is maximised, such as `objectives.make_elbo(vae)`.
         encoder_optimizer: of `params["encoder"]`.
         decoder_optimizer: of the rest.
-        validation: data that no step trains on, (n, *data_shape), prepared; some hundreds are enough, and their mutual
-            information is at most log n.
+        validation: data that no step trains on, (n, *data_shape), or a `models.Batch`, prepared; some hundreds are
+            enough, and their mutual information is at most log n.
         batch_size: examples in a gradient. Give `training.fit` batches of batch_size * (max_encoder_steps + 1).
         max_encoder_steps: for each step of the decoder.
         window: encoder steps between two tests of convergence. The first test has nothing to compare with. If
@@ -154,11 +157,15 @@ def make_aggressive_train_step(
     Source: He, Spokoyny, Neubig & Berg-Kirkpatrick 2019, "Lagging inference networks and posterior collapse in
     variational autoencoders".
     """
+    checks.check_given(vae=vae, objective=objective)
+    checks.check_optimizer(encoder_optimizer, "encoder_optimizer")
+    checks.check_optimizer(decoder_optimizer, "decoder_optimizer")
     checks.check_counts(batch_size=batch_size, max_encoder_steps=max_encoder_steps, window=window)
     checks.check_counts(check_every=check_every, patience=patience)
     validation = _checked_validation(vae, validation)
 
-    def step(state: TrainState, key: Key[Array, ""], batch: ArrayLike) -> tuple[TrainState, LaggingInfo]:
+    def step(state: TrainState, key: Key[Array, ""], batch: Batch | ArrayLike) -> tuple[TrainState, LaggingInfo]:
+        training.check_step(state, key)
         batches = _in_batches(batch, batch_size, max_encoder_steps)
         check_key, key = jax.random.split(key)
         value = _value_of_batch(objective, prepare, batches, key, state.step)
@@ -197,31 +204,39 @@ def make_aggressive_train_step(
     return step
 
 
-def _checked_validation(vae: VAE, validation: ArrayLike) -> Array:
+def _checked_validation(vae: VAE, validation: Batch | ArrayLike) -> Any:
     params = jax.eval_shape(vae.init, jax.random.key(0))
-    jax.eval_shape(vae.encode, params, validation)  # refuses data of another shape or kind
+    evaluation.like_posterior(vae, params, validation)  # refuses data of another shape or kind
+    if not isinstance(validation, Batch):
+        checks.check_values(validation)
     validation = models.with_batch_axis(vae, params, validation)
-    checks.check_count("the number of validation examples", len(validation), 2, "a mutual information needs them")
+    number = evaluation.number_of(validation)
+    checks.check_count("the number of validation examples", number, 2, "a mutual information needs them")
     return validation
 
 
-def _in_batches(batch: ArrayLike, batch_size: int, max_encoder_steps: int) -> Array:
+def _in_batches(batch: Batch | ArrayLike, batch_size: int, max_encoder_steps: int) -> Any:
     """The examples that a step gets, as one batch for each gradient."""
-    x, expected = jnp.asarray(batch), batch_size * (max_encoder_steps + 1)
-    if len(x) != expected:
+    x = batch if isinstance(batch, Batch) else checks.as_array(batch)
+    checks.check_values(x)
+    x = jax.tree.map(jnp.asarray, x)
+    numbers = checks.as_array(models.numbers_of(x))
+    checks.check_shape("a batch", jnp.shape(numbers), ("n", *jnp.shape(numbers)[1:]))
+    number, expected = evaluation.number_of(x), batch_size * (max_encoder_steps + 1)
+    if number != expected:
         raise ValueError(
             f"expected batch_size * (max_encoder_steps + 1) = {expected} examples, {batch_size} for each gradient; got "
-            f"{len(x)}: pass that number to fit"
+            f"{number}: pass that number to fit"
         )
-    return x.reshape(max_encoder_steps + 1, batch_size, *x.shape[1:])
+    return jax.tree.map(lambda leaf: leaf.reshape(max_encoder_steps + 1, batch_size, *leaf.shape[1:]), x)
 
 
-def _value_of_batch(objective: Objective, prepare: Prepare | None, batches: Array, key, step) -> Callable:
+def _value_of_batch(objective: Objective, prepare: Prepare | None, batches: Any, key, step) -> Callable:
     """`(encoder, others, number) -> (value, info)` of the objective on batch `number`."""
 
     def value(encoder, others, number):
         step_key = jax.random.fold_in(key, number)
-        rows = batches[number]
+        rows = jax.tree.map(lambda leaf: leaf[number], batches)
         if prepare is not None:
             prepare_key, step_key = jax.random.split(step_key)
             rows = prepare(prepare_key, rows)

@@ -1,6 +1,7 @@
 """Samples of the true posterior p(z|x) by Markov chains, to compare q(z|x) with."""
 
 import logging
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -12,10 +13,10 @@ from jaxtyping import Array, ArrayLike, Float, Key
 from numpyro.diagnostics import split_gelman_rubin
 from numpyro.infer import MCMC, NUTS
 
-from vaejax import checks, distributions, evaluation, records
+from vaejax import checks, distributions, evaluation, models, records
 from vaejax.distributions import Params
 from vaejax.inference import per_example
-from vaejax.models import VAE
+from vaejax.models import VAE, Batch
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def sample_posterior(
     vae: VAE,
     params: Params,
     key: Key[Array, ""],
-    x: ArrayLike,
+    x: Batch | ArrayLike,
     *,
     num_chains: int = 4,
     num_warmup: int = 500,
@@ -58,7 +59,7 @@ def sample_posterior(
         vae: the model, with continuous latents.
         params: its parameters.
         key: consumed.
-        x: data, (n, *data_shape); one compiled program runs for one example after the other.
+        x: data, (n, *data_shape), or a `models.Batch`; one compiled program runs for one example after the other.
         num_chains: for each example, side by side.
         num_warmup: steps that adapt step size and mass; their samples are dropped.
         num_samples: of each chain, at least 4.
@@ -82,20 +83,22 @@ def sample_posterior(
     Source: Hoffman & Gelman 2014, "The No-U-Turn sampler".
     """
     checks.check_count("num_samples", num_samples, 4, "R-hat compares the halves of each chain")
-    x = evaluation.checked_examples(vae, params, x, least=1, num_chains=num_chains, num_warmup=num_warmup)
-    evaluation.check_continuous(vae, params, per_example.DISCRETE)
-    event_shape = vae.prior(params).event_shape
+    x = evaluation.checked_examples(vae, params, x, least=1, key=key, num_chains=num_chains, num_warmup=num_warmup)
+    evaluation.check_continuous(models.given(vae, x)[0], params, per_example.DISCRETE)
+    event_shape = evaluation.like_posterior(vae, params, x).event_shape
     if start is not None:
         per_example.check_start(start, event_shape, ())
 
     @jax.jit
     def first(params, keys, example):
-        q = vae.encode(params, example[None]) if start is None else start
+        known, x = models.given(vae, jax.tree.map(lambda leaf: leaf[None], example))
+        q = known.encode(params, x) if start is None else start
         return jax.vmap(lambda key: distributions.sample(q, key).reshape(event_shape))(keys)
 
-    def model(params, x):
-        z = numpyro.sample("z", vae.prior(params))
-        numpyro.factor("log_likelihood", distributions.data_log_prob(vae.decode(params, z), x))
+    def model(params, example):
+        known, x = models.given(vae, example)
+        z = numpyro.sample("z", known.prior(params))
+        numpyro.factor("log_likelihood", distributions.data_log_prob(known.decode(params, z), x))
 
     # Needed inside numpyro 0.22, which also uses one key several times.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), jax.debug_key_reuse(False):
@@ -109,7 +112,8 @@ def sample_posterior(
             jit_model_args=True,
         )
         drawn = []
-        for example_key, example in zip(jax.random.split(key, len(x)), x, strict=True):
+        for number, example_key in enumerate(jax.random.split(key, evaluation.number_of(x))):
+            example = jax.tree.map(lambda leaf, number=number: leaf[number], x)
             start_key, run_key = jax.random.split(example_key)
             starts = first(params, jax.random.split(start_key, num_chains), example)
             chains.run(run_key, params, example, init_params={"z": starts if num_chains > 1 else starts[0]})
@@ -125,3 +129,33 @@ def sample_posterior(
             float(r_hat.max()),
         )
     return PosteriorSample(*(jnp.asarray(array) for array in (z, z.mean(axis=(1, 2)), z.std(axis=(1, 2)), r_hat)))
+
+
+def chain_draws(num_warmup: int = 500, thinning: int = 5) -> Callable[..., Array]:
+    """Samples of p(z|x) by the No-U-Turn sampler, for `evaluation.simulation_based_calibration`.
+
+    Args:
+        num_warmup: steps of each chain that adapt it.
+        thinning: one of so many samples is kept, so that those kept are nearly independent.
+
+    Returns:
+        `(vae, params, key, x, num_samples) -> z` of shape (n, num_samples, latent_dim), of one chain for each example.
+
+    Raises:
+        ValueError: if a number is not a positive integer; when called, as `sample_posterior`.
+
+    >>> from vaejax import models
+    >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
+    >>> params, x = vae.init(jax.random.key(0)), jnp.ones((1, 3))
+    >>> chain_draws(num_warmup=20, thinning=2)(vae, params, jax.random.key(1), x, 10).shape
+    (1, 10, 2)
+    """
+    checks.check_counts(num_warmup=num_warmup, thinning=thinning)
+
+    def draw(vae: VAE, params: Params, key: Key[Array, ""], x: Array, num_samples: int) -> Array:
+        drawn = sample_posterior(
+            vae, params, key, x, num_chains=1, num_warmup=num_warmup, num_samples=thinning * num_samples
+        )
+        return drawn.z[:, 0, thinning - 1 :: thinning]
+
+    return draw

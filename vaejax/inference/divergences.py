@@ -63,7 +63,8 @@ def fit_gaussian_on_grid(
     """
     checks.check_choice("direction", direction, ("reverse", "forward"))
     checks.check_count("num_steps", num_steps)
-    log_density, points = jnp.asarray(log_density), jnp.asarray(points)
+    log_density = jnp.asarray(checks.as_array(log_density, "log_density"))
+    points = jnp.asarray(checks.as_array(points, "points"))
     checks.check_shape("points", points.shape, ("m", "d"))
     checks.check_shape("densities", log_density.shape, points.shape[:1], "one for each point")
     start = None if start is None else jnp.asarray(start, points.dtype)

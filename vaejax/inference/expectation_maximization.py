@@ -1,7 +1,7 @@
 """Exact expectation-maximization of the linear-Gaussian model."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,9 @@ import optax
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from vaejax import distributions, evaluation, objectives, records, training
+from vaejax import checks, distributions, evaluation, objectives, records, training
 from vaejax.distributions import Params
-from vaejax.models import VAE, linear_decoder
+from vaejax.models import VAE, Batch, linear_decoder
 from vaejax.training import TrainState, TrainStep
 
 
@@ -39,7 +39,7 @@ class EMInfo(NamedTuple):
     __repr__ = records.short_repr
 
 
-def em(vae: VAE, params: Params, x: ArrayLike, num_steps: int) -> tuple[Params, EMInfo]:
+def em(vae: VAE, params: Params, x: Batch | ArrayLike, num_steps: int) -> tuple[Params, EMInfo]:
     """Exact EM of a linear VAE on all of x, in which log p(x) never falls.
 
     Each round sets q(z|x) to the exact posterior, and then the decoder to where E_q[log p(x, z)] is greatest.
@@ -47,7 +47,7 @@ def em(vae: VAE, params: Params, x: ArrayLike, num_steps: int) -> tuple[Params, 
     Args:
         vae: a `models.linear_vae` with one learned std, as its default has.
         params: where to start.
-        x: data, (n, *data_shape).
+        x: data, (n, *data_shape), all of them observed and without context.
         num_steps: rounds of one E-step and one M-step.
 
     Returns:
@@ -67,7 +67,7 @@ def em(vae: VAE, params: Params, x: ArrayLike, num_steps: int) -> tuple[Params, 
 
     Source: Rubin & Thayer 1982; Tipping & Bishop 1999, appendix B; as ascent of one bound, Neal & Hinton 1998.
     """
-    x = evaluation.checked_examples(vae, params, x, num_steps=num_steps)
+    x = evaluation.checked_examples(vae, params, _complete(x), num_steps=num_steps)
     return _run_em(make_em_step(vae), num_steps, training.init_state(params, optax.identity()), x)
 
 
@@ -95,8 +95,10 @@ def make_em_step(vae: VAE) -> TrainStep:
     """
     closed_form = objectives.make_linear_elbo(vae)
 
-    def step(state: TrainState, key: Key[Array, ""], batch: ArrayLike) -> tuple[TrainState, EMInfo]:
-        x = jnp.asarray(batch)
+    def step(state: TrainState, key: Key[Array, ""], batch: Batch | ArrayLike) -> tuple[TrainState, EMInfo]:
+        training.check_step(state, key)
+        checks.check_floating(_complete(batch))
+        x = jnp.asarray(_complete(batch))
         before, _ = closed_form(state.params, key, x, step=state.step)
         params = with_exact_posterior(vae, state.params)
         touching, info = closed_form(params, key, x, step=state.step)
@@ -174,6 +176,8 @@ def with_best_decoder(vae: VAE, params: Params, x: Array) -> Params:
     >>> bool(after > before)
     True
     """
+    checks.check_given(vae=vae, params=params)
+    x = checks.as_array(x)
     raw = _shared(params)
     q = vae.encode(params, x)
     means, variances = jnp.asarray(q.mean), jnp.asarray(q.variance)
@@ -197,6 +201,19 @@ def _run_em(step: TrainStep, num_steps: int, state: TrainState, x: Array) -> tup
 
     state, history = lax.scan(body, state, length=num_steps)
     return state.params, history
+
+
+def _complete(x: Batch | ArrayLike) -> Any:
+    """The data of a batch that carries nothing else."""
+    if not isinstance(x, Batch):
+        return x
+    if x.context is not None or x.mask is not None:
+        raise ValueError(
+            "exact EM needs all numbers observed and no context; got a batch with "
+            + ("a context" if x.mask is None else "a mask")
+            + ": train by objectives.make_elbo, or make_variational_em_step"
+        )
+    return x.x
 
 
 def _shared(params: Params) -> Array:

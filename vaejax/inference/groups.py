@@ -66,6 +66,9 @@ def init_groups(
     >>> int(init_groups(vae.init(jax.random.key(0)), optax.sgd(0.1), optax.sgd(0.1)).step)
     0
     """
+    checks.check_params(params)
+    checks.check_optimizer(encoder_optimizer, "encoder_optimizer")
+    checks.check_optimizer(decoder_optimizer, "decoder_optimizer")
     encoder, others = split_groups(params)
     states = GroupStates(encoder_optimizer.init(encoder), decoder_optimizer.init(others))
     return TrainState(params, states, jnp.zeros((), jnp.int32))
@@ -103,9 +106,13 @@ def make_variational_em_step(
 
     Source: Neal & Hinton 1998, "A view of the EM algorithm that justifies incremental, sparse, and other variants".
     """
+    checks.check_objective(objective)
+    checks.check_optimizer(encoder_optimizer, "encoder_optimizer")
+    checks.check_optimizer(decoder_optimizer, "decoder_optimizer")
     checks.check_counts(num_e_steps=num_e_steps, num_m_steps=num_m_steps)
 
     def step(state: TrainState, key: Key[Array, ""], batch: Any) -> tuple[TrainState, GroupInfo]:
+        training.check_step(state, key)
         (key,) = jax.random.split(key, 1)
 
         def climb(whole, optimizer, group, opt_state, numbers):

@@ -1,7 +1,6 @@
 """The best Gaussian q(z): fitted for each example, or one for all; and how far the encoder's q(z|x) is from it."""
 
-import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +9,12 @@ import optax
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from vaejax import checks, distributions, evaluation, records, training
+from vaejax import checks, distributions, evaluation, models, records, training
 from vaejax.distributions import LOG_STD_BOUND, Params
 from vaejax.estimators import monte_carlo
-from vaejax.models import VAE
+from vaejax.evaluation import representation
+from vaejax.models import VAE, Batch
+from vaejax.models.programs import compiled
 
 DISCRETE = "enumerate their posterior, or estimate log p(x) by importance sampling"  # what to do instead
 
@@ -62,7 +63,7 @@ def fit_posterior(
     vae: VAE,
     params: Params,
     key: Key[Array, ""],
-    x: ArrayLike,
+    x: Batch | ArrayLike,
     *,
     num_steps: int = 1000,
     num_samples: int = 8,
@@ -81,12 +82,12 @@ def fit_posterior(
         vae: the model, with continuous latents on the whole real line.
         params: its parameters, which are not changed.
         key: example i uses `fold_in(key, i)`.
-        x: data, (*batch, *data_shape).
+        x: data, (*batch, *data_shape), or a `models.Batch`.
         num_steps: steps of gradient ascent.
         num_samples: samples of z for each gradient.
         learning_rate: at the start.
-        start: where to start, normal, of batch shape (*batch,) or (); by default the encoder's q. Where the posterior
-            has several modes, fits from several starts may find different ones.
+        start: where to start, normal, of batch shape (*batch,) or (); by default the mean and variance of the encoder's
+            q. Where the posterior has several modes, fits from several starts may find different ones.
         eval_samples: for the ELBO that is returned.
         batch_size: examples at once.
 
@@ -106,10 +107,14 @@ def fit_posterior(
     Source: Hoffman et al. 2013, "Stochastic variational inference"; Cremer, Li & Duvenaud 2018.
     """
     counts = {"num_samples": num_samples, "eval_samples": eval_samples, "batch_size": batch_size}
-    x = _checked(vae, params, x, learning_rate, num_steps=num_steps, **counts)
-    encoded = vae.encode(params, x)
-    start = encoded if start is None else start
-    if not isinstance(distributions.without_wrappers(start), dist.Normal):
+    x = _checked(vae, params, x, learning_rate, key=key, num_steps=num_steps, **counts)
+    model, numbers = models.given(vae, x)
+    encoded = model.encode(params, numbers)
+    if start is None:
+        if not representation.has_moments(vae, params, x):
+            raise ValueError(f"expected a start, as q(z|x) has no known moments; got {distributions.name_of(encoded)}")
+        start = encoded
+    elif not isinstance(distributions.without_wrappers(start), dist.Normal):
         raise ValueError(f"expected a normal start, of independent units; got {distributions.name_of(start)}")
     check_start(start, encoded.event_shape, encoded.batch_shape, ())
     shape = (*encoded.batch_shape, *encoded.event_shape)
@@ -124,7 +129,7 @@ def fit_shared_posterior(
     vae: VAE,
     params: Params,
     key: Key[Array, ""],
-    x: ArrayLike,
+    x: Batch | ArrayLike,
     *,
     num_steps: int = 2000,
     batch_size: int = 100,
@@ -137,7 +142,7 @@ def fit_shared_posterior(
         vae: the model.
         params: its parameters, which are not changed.
         key: consumed.
-        x: data, (n, *data_shape).
+        x: data, (n, *data_shape), or a `models.Batch`.
         num_steps: steps of gradient ascent, each on one batch with one sample of z for each example.
         batch_size: examples in a batch.
         learning_rate: at the start; it falls to 0 along a cosine.
@@ -157,8 +162,8 @@ def fit_shared_posterior(
     ((), (7,))
     """
     counts = {"num_steps": num_steps, "eval_samples": eval_samples, "batch_size": batch_size}
-    x = _checked(vae, params, x, learning_rate, least=1, **counts)
-    settings = (num_steps, min(batch_size, len(x)), learning_rate, eval_samples)
+    x = _checked(vae, params, x, learning_rate, least=1, key=key, **counts)
+    settings = (num_steps, min(batch_size, evaluation.number_of(x)), learning_rate, eval_samples)
     mean, log_std, elbo, error = _fit_shared(vae, settings, params, key, x)
     return FittedPosterior(dist.Normal(mean, jnp.exp(log_std)).to_event(1), elbo, error, num_steps)
 
@@ -167,7 +172,7 @@ def inference_gap(
     vae: VAE,
     params: Params,
     key: Key[Array, ""],
-    x: ArrayLike,
+    x: Batch | ArrayLike,
     *,
     num_steps: int = 1000,
     num_samples: int = 5000,
@@ -182,7 +187,7 @@ def inference_gap(
         vae: the model.
         params: its parameters.
         key: consumed.
-        x: data, (n, *data_shape), n >= 2.
+        x: data, (n, *data_shape), n >= 2, or a `models.Batch`.
         num_steps: of `fit_posterior`, which starts at the encoder's q.
         num_samples: K of log p(x), and samples of each ELBO.
         batch_size: examples at once.
@@ -201,7 +206,7 @@ def inference_gap(
 
     Source: Cremer, Li & Duvenaud 2018, "Inference suboptimality in variational autoencoders".
     """
-    checks.check_count("num_samples", num_samples)
+    checks.check_given(vae=vae, params=params, key=key, num_samples=num_samples)
     fit_key, elbo_key, likelihood_key = jax.random.split(key, 3)
     best = fit_posterior(vae, params, fit_key, x, num_steps=num_steps, eval_samples=num_samples, batch_size=batch_size)
     amortized = evaluation.elbo(vae, params, elbo_key, x, num_samples, batch_size=batch_size)
@@ -209,12 +214,17 @@ def inference_gap(
         vae, params, likelihood_key, x, best.q, num_samples, batch_size=batch_size
     )
     parts = (
-        (likelihood.estimate - amortized.estimate, likelihood.standard_error, amortized.standard_error),
-        (likelihood.estimate - best.elbo, likelihood.standard_error, best.standard_error),
-        (best.elbo - amortized.estimate, best.standard_error, amortized.standard_error),
+        (
+            likelihood.estimate - amortized.estimate,
+            likelihood.bias,
+            likelihood.standard_error,
+            amortized.standard_error,
+        ),
+        (likelihood.estimate - best.elbo, likelihood.bias, likelihood.standard_error, best.standard_error),
+        (best.elbo - amortized.estimate, None, best.standard_error, amortized.standard_error),
     )
     gap, approximation, amortization = (
-        evaluation.average(_Sampled(part, jnp.hypot(*errors))) for part, *errors in parts
+        evaluation.average(_Sampled(part, jnp.hypot(*errors), bias)) for part, bias, *errors in parts
     )
     per_example = jnp.stack([part for part, *_ in parts])
     return InferenceGap(gap, approximation, amortization, evaluation.average(likelihood), per_example)
@@ -223,21 +233,23 @@ def inference_gap(
 class _Sampled(NamedTuple):
     estimate: Array
     standard_error: Array
+    bias: Array | None
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compiled(0, 1)
 def _fit(vae, settings, params, key, x, mean, log_std):
     num_steps, num_samples, learning_rate, eval_samples, batch_size = settings
-    prior = vae.prior(params)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 
     def one_example(index, x, mean, log_std):
         example_key = jax.random.fold_in(key, index)
+        model, x = models.given(vae, x)
+        prior = model.prior(params)
 
         def log_w(free, detached, key):
             q, at_rest = (dist.Normal(m, jnp.exp(s)).to_event(1) for m, s in (free, detached))
             z = q.rsample(key)
-            likelihood = distributions.data_log_prob(vae.decode(params, z), x)
+            likelihood = distributions.data_log_prob(model.decode(params, z), x)
             return likelihood + distributions.log_prob(prior, z) - distributions.log_prob(at_rest, z)
 
         def elbo(free, key):
@@ -261,31 +273,33 @@ def _fit(vae, settings, params, key, x, mean, log_std):
     return evaluation.over_batch(one_example, vae, params, x, batch_size, mean, log_std)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@compiled(0, 1)
 def _fit_shared(vae, settings, params, key, x):
     num_steps, batch_size, learning_rate, eval_samples = settings
-    prior = vae.prior(params)
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
     fit_key, eval_key = jax.random.split(key)
 
     def log_w(free, x, key):
         q = dist.Normal(free[0], jnp.exp(free[1])).to_event(1)
         z = q.rsample(key)
-        likelihood = distributions.data_log_prob(vae.decode(params, z), x)
-        return likelihood + distributions.log_prob(prior, z) - distributions.log_prob(q, z)
+        model, x = models.given(vae, x)
+        likelihood = distributions.data_log_prob(model.decode(params, z), x)
+        return likelihood + distributions.log_prob(model.prior(params), z) - distributions.log_prob(q, z)
 
     def step(carry, number):
         free, opt_state = carry
         rows_key, noise_key = jax.random.split(jax.random.fold_in(fit_key, number))
-        rows = jax.random.choice(rows_key, len(x), (batch_size,), replace=False)
+        rows = jax.random.choice(rows_key, evaluation.number_of(x), (batch_size,), replace=False)
         keys = jax.random.split(noise_key, batch_size)
+        batch = jax.tree.map(lambda leaf: leaf[rows], x)
 
         def elbo(free):
-            return jax.vmap(lambda x, key: log_w(free, x, key))(x[rows], keys).mean(), None
+            return jax.vmap(lambda x, key: log_w(free, x, key))(batch, keys).mean(), None
 
         return training.ascend(elbo, optimizer, free, opt_state)[:2], None
 
-    zeros = jnp.zeros(prior.event_shape, jnp.asarray(prior.mean).dtype)
+    event_shape = evaluation.like_posterior(vae, params, x).event_shape
+    zeros = jnp.zeros(event_shape, evaluation.latent_dtype(vae, params, x))
     (free, _), _ = lax.scan(step, ((zeros, zeros), optimizer.init((zeros, zeros))), jnp.arange(num_steps))
 
     def evaluate(index, x):
@@ -296,15 +310,16 @@ def _fit_shared(vae, settings, params, key, x):
     return *free, *evaluation.over_batch(evaluate, vae, params, x, 100)
 
 
-def _checked(vae: VAE, params: Params, x: ArrayLike, learning_rate: float, least: int = 0, **counts: int) -> Array:
+def _checked(vae: VAE, params: Params, x: Batch | ArrayLike, learning_rate: float, least: int = 0, **given: Any) -> Any:
     checks.check_number("learning_rate", learning_rate, above=0)
-    x = evaluation.checked_examples(vae, params, x, least, **counts)
-    evaluation.check_continuous(vae, params, DISCRETE)
+    x = evaluation.checked_examples(vae, params, x, least, **given)
+    evaluation.check_continuous(models.given(vae, x)[0], params, DISCRETE)
     return x
 
 
 def check_start(start: dist.Distribution, event_shape: tuple[int, ...], *batch_shapes: tuple[int, ...]) -> None:
     """Refuse a start of another event shape, or of none of the batch shapes."""
+    checks.check_kind("start", start, dist.Distribution, "a distribution of the latents")
     if start.event_shape != event_shape or start.batch_shape not in batch_shapes:
         raise ValueError(
             f"expected a start of batch shape {' or '.join(map(str, batch_shapes))} and event shape {event_shape}; got "

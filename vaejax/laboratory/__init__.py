@@ -7,11 +7,8 @@ rows = compare(vae, params, key, x, {"pathwise": estimators.pathwise(), ...}, nu
 """
 
 from vaejax.laboratory.comparison import (
-    NoiseRatios,
-    Row,
     compare,
     measure_noise,
-    noise_ratios,
     serving,
 )
 from vaejax.laboratory.costs import (
@@ -22,6 +19,11 @@ from vaejax.laboratory.costs import (
 from vaejax.laboratory.moments import (
     GradientMoments,
     gradient_moments,
+)
+from vaejax.laboratory.rows import (
+    NoiseRatios,
+    Row,
+    noise_ratios,
 )
 from vaejax.laboratory.summaries import (
     Ratio,

@@ -7,89 +7,33 @@ references of its own, calls those.
 import functools
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Key
 
-from vaejax import checks, models, objectives
+from vaejax import checks, evaluation, objectives
 from vaejax.distributions import Params
-from vaejax.laboratory.costs import Cost, cost, seconds_ratio
+from vaejax.laboratory.costs import cost
 from vaejax.laboratory.moments import (
     GradientMoments,
     GradientObjective,
+    check_objective,
     gradient,
     gradient_moments,
     groups,
     with_own_baseline,
 )
-from vaejax.laboratory.summaries import Ratio, Summary, noise_ratio, summarize
-from vaejax.models import VAE
-
-Setting = tuple[str, int]  # the name of an estimator, and K
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of `compare`: an estimator with K samples. `dataclasses.asdict(row)` is ready for JSON.
-
-    Ratios compare one gradient of the row with one of the row named in `relative_to`. They have no unit, and are None
-    where they are undefined.
-
-    Attributes:
-        estimator: its name.
-        num_samples: K.
-        refusal: why the estimator cannot serve here, in its own words; all that follows is then None.
-        summaries: of the whole gradient ("total") and of each part of the parameters ("encoder", "decoder").
-        cost: of one gradient.
-        variance_ratio: ratio of the variances.
-        variance_ratio_lower: lower end of its confidence interval.
-        variance_ratio_upper: upper end.
-        samples_ratio: ratio of K x variance: how many times the samples it takes to reach the same variance.
-        samples_ratio_lower: lower end of its confidence interval.
-        samples_ratio_upper: upper end.
-        work_ratio: ratio of seconds x variance: how many times the seconds it takes to reach the same variance.
-        work_ratio_lower: lower end of its confidence interval, which allows for the noise of the clock too.
-        work_ratio_upper: upper end.
-    """
-
-    estimator: str
-    num_samples: int
-    refusal: str | None = None
-    summaries: dict[str, Summary] | None = None
-    cost: Cost | None = None
-    variance_ratio: float | None = None
-    variance_ratio_lower: float | None = None
-    variance_ratio_upper: float | None = None
-    samples_ratio: float | None = None
-    samples_ratio_lower: float | None = None
-    samples_ratio_upper: float | None = None
-    work_ratio: float | None = None
-    work_ratio_lower: float | None = None
-    work_ratio_upper: float | None = None
-
-
-class NoiseRatios(NamedTuple):
-    """How a gradient compares with another; each field is a ratio with both ends of its interval, as in `noise_ratio`.
-
-    Attributes:
-        variance: of one gradient.
-        samples: how many times the samples it takes to reach the same variance.
-        seconds: how many times the seconds.
-    """
-
-    variance: Ratio
-    samples: Ratio
-    seconds: Ratio
+from vaejax.laboratory.rows import Row, Setting, noise_ratios
+from vaejax.laboratory.summaries import Summary, summarize
+from vaejax.models import VAE, Batch
 
 
 def compare(
     vae: VAE,
     params: Params,
     key: Key[Array, ""],
-    x: ArrayLike,
+    x: Batch | ArrayLike,
     estimators: Mapping[str, Any],
     num_samples: Sequence[int] = (1, 4, 16, 64),
     *,
@@ -112,7 +56,7 @@ def compare(
         vae: the model.
         params: its parameters.
         key: consumed; the noise of a row does not depend on which other rows there are.
-        x: data, the same for all. (*batch, *data_shape)
+        x: data, the same for all. (*batch, *data_shape), or a `models.Batch`.
         estimators: by name. One that cannot serve the model or K gets a row that says why.
         num_samples: values of K.
         num_repeats: gradients behind each row.
@@ -135,16 +79,18 @@ def compare(
         ValueError: if `relative_to` names no row or one that cannot serve, `group` names no part of the parameters, a
             number is out of range, or `models.check_data` refuses x.
 
-    >>> from vaejax import estimators
+    >>> import jax.numpy as jnp
+    >>> from vaejax import estimators, models
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> chosen = {"pathwise": estimators.pathwise(), "leave-one-out": estimators.score_function("leave_one_out")}
     >>> rows = compare(vae, vae.init(jax.random.key(0)), jax.random.key(1), jnp.ones((7, 3)), chosen, (1, 2))
     >>> [(row.estimator, row.num_samples, row.refusal is None) for row in rows]
     [('pathwise', 1, True), ('pathwise', 2, True), ('leave-one-out', 1, False), ('leave-one-out', 2, True)]
     """
-    models.check_data(vae, params, x)
-    x = jnp.asarray(x)
-    settings = [(name, number) for name in estimators for number in num_samples]
+    checks.check_kind("estimators", estimators, Mapping, "a dict of estimators by name")
+    x = evaluation.checked_examples(vae, params, x, key=key, estimators=len(estimators), num_rounds=num_rounds)
+    numbers = checks.checked_shape("num_samples", num_samples)
+    settings = [(name, number) for name in estimators for number in numbers]
     checks.check_choice("relative_to", relative_to, settings)
     own = {setting: baselines[setting[0]] for setting in settings if setting[0] in (baselines or {})}
     own_params = with_own_baseline(params, own, relative_to)
@@ -196,7 +142,7 @@ def serving(
     objective_of: Callable[[Setting], GradientObjective],
     settings: Iterable[Setting],
     params: Params,
-    x: ArrayLike,
+    x: Batch | ArrayLike,
     *,
     step: ArrayLike | None = None,
     baselines: Mapping[Setting, Params] | None = None,
@@ -214,7 +160,8 @@ def serving(
     Returns:
         The objectives by setting, and the words of the refusal by setting. Each setting is in one of the two.
 
-    >>> from vaejax import estimators
+    >>> import jax.numpy as jnp
+    >>> from vaejax import estimators, models
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> def leave_one_out(setting):
     ...     return objectives.make_elbo(vae, estimators.score_function("leave_one_out"), num_samples=setting[1])
@@ -223,6 +170,8 @@ def serving(
     >>> list(served), list(refusals)
     ([('leave-one-out', 2)], [('leave-one-out', 1)])
     """
+    checks.check_function("objective_of", objective_of, "setting -> objective", 1)
+    checks.check_leaves(params)
     served, refusals = {}, {}
     for setting in settings:
         try:
@@ -239,7 +188,7 @@ def measure_noise(
     served: Mapping[Setting, GradientObjective],
     params: Params,
     keys: Mapping[Setting, Key[Array, ""]],
-    x: ArrayLike,
+    x: Batch | ArrayLike,
     num_repeats: int = 1000,
     *,
     reference_of: Callable[[Setting], Setting],
@@ -270,6 +219,8 @@ def measure_noise(
     Returns:
         By setting, the summaries of the whole gradient ("total") and of each part of the parameters ("encoder", ...).
 
+    >>> import jax.numpy as jnp
+    >>> from vaejax import models
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> served = {("pathwise", K): objectives.make_elbo(vae, num_samples=K) for K in (1, 4)}
     >>> keys = dict(zip(served, jax.random.split(jax.random.key(0), 2)))
@@ -278,10 +229,13 @@ def measure_noise(
     >>> list(summaries["pathwise", 1])
     ['total', 'decoder', 'encoder']
     """
+    checks.check_kind("served", served, Mapping, "a dict of objectives by setting")
+    checks.check_function("reference_of", reference_of, "setting -> setting", 1)
 
     def moments_of(setting: Setting) -> GradientMoments:
         own_params = with_own_baseline(params, baselines, setting)
         objective = served[setting]
+        check_objective(objective, own_params, x)
         return gradient_moments(objective, own_params, keys[setting], x, num_repeats, chunk_size=chunk_size, step=step)
 
     is_reference = {setting: reference_of(setting) == setting for setting in served}
@@ -296,35 +250,3 @@ def measure_noise(
             parts = summarize(moments, expected if reference is None else reference, level)
             summaries[setting] = {node: part for node, part in parts.items() if "." not in node}
     return summaries
-
-
-def noise_ratios(
-    summaries: Mapping[Setting, Summary],
-    costs: Mapping[Setting, Cost],
-    setting: Setting,
-    relative_to: Setting,
-    level: float = 0.99,
-) -> NoiseRatios:
-    """The variance of a gradient, and the samples and seconds that it takes to reduce it, relative to another.
-
-    Args:
-        summaries: by setting, of the same group of coordinates.
-        costs: by setting.
-        setting: of the gradient.
-        relative_to: of the one to compare with.
-        level: of the confidence intervals; that of the summaries.
-
-    Returns:
-        Three ratios, each with both ends of its interval.
-
-    >>> summary = Summary(*(1, 3.0, 4.0, 3.0, 5.0), *[None] * 7)
-    >>> costs = {("a", 4): Cost(4.0, None, 3.0, 3.0, 3.0, 20), ("b", 1): Cost(1.0, None, 2.0, 2.0, 2.0, 20)}
-    >>> ratios = noise_ratios(dict.fromkeys(costs, summary), costs, ("a", 4), ("b", 1))
-    >>> ratios.variance[0], ratios.samples[0], ratios.seconds[0]
-    (1.0, 4.0, 1.5)
-    """
-    noises = summaries[setting], summaries[relative_to]
-    seconds = seconds_ratio(costs[setting], costs[relative_to], level)
-    return NoiseRatios(
-        noise_ratio(*noises), noise_ratio(*noises, price=setting[1] / relative_to[1]), noise_ratio(*noises, *seconds)
-    )

@@ -15,6 +15,7 @@ from jaxtyping import Array, ArrayLike, Key
 from vaejax import checks, models
 from vaejax.laboratory.moments import (
     GradientObjective,
+    check_objective,
     checked_objective,
     gradient,
     normal_quantile,
@@ -35,6 +36,7 @@ class Cost:
         seconds_lower: first quartile.
         seconds_upper: third quartile.
         num_rounds: number of rounds that were timed.
+        temporary_bytes: memory that the program takes beside its arguments and results. None where XLA does not say.
     """
 
     decoder_evaluations: float | None
@@ -43,6 +45,7 @@ class Cost:
     seconds_lower: float
     seconds_upper: float
     num_rounds: int
+    temporary_bytes: int | None = None
 
 
 def seconds_ratio(cost: Cost, unit: Cost, level: float = 0.99) -> tuple[float, float]:
@@ -121,28 +124,33 @@ def cost(
     >>> {name: cost.decoder_evaluations for name, cost in costs.items()}
     {'K=1': 1.0, 'K=4': 4.0}
     """
-    checks.check_count("num_rounds", num_rounds)
+    checks.check_given(key=key, num_rounds=num_rounds)
+    checks.check_kind("objectives", objectives, Mapping, "a dict of objectives by name")
+    for objective in objectives.values():
+        check_objective(objective, params, x)
     own_params = {name: with_own_baseline(params, baselines, name) for name in objectives}
     round_keys = jax.random.split(key, num_rounds + 1)
     first, *rounds = (jax.random.split(round_key, len(objectives)) for round_key in round_keys)
 
-    def prepare(name: Hashable, gradient_key: Key[Array, ""]) -> tuple[float | None, float | None]:
+    def prepare(name: Hashable, gradient_key: Key[Array, ""]) -> tuple[Any, tuple[float | None, float | None, Any]]:
         arguments = (objectives[name], own_params[name], gradient_key, x, step)
-        jax.block_until_ready(_jitted_gradient(*arguments))
-        return _decoder_evaluations(*arguments), _flops(*arguments)
+        program = _jitted_gradient.lower(*arguments).compile()
+        jax.block_until_ready(program(*arguments[1:]))
+        memory = program.memory_analysis()
+        return program, (_decoder_evaluations(*arguments), _flops(*arguments), memory and memory.temp_size_in_bytes)
 
-    counts = list(map_jobs(prepare, objectives, first))
+    prepared = list(map_jobs(prepare, objectives, first))
     seconds: dict[Hashable, list[float]] = {name: [] for name in objectives}
     for gradient_keys in rounds:
-        for name, gradient_key in zip(objectives, gradient_keys, strict=True):
+        for name, (program, _), gradient_key in zip(objectives, prepared, gradient_keys, strict=True):
             jax.block_until_ready(gradient_key)
             start = time.perf_counter()
-            jax.block_until_ready(_jitted_gradient(objectives[name], own_params[name], gradient_key, x, step))
+            jax.block_until_ready(program(own_params[name], gradient_key, x, step))
             seconds[name].append(time.perf_counter() - start)
     costs = {}
-    for name, counted in zip(objectives, counts, strict=True):
+    for name, (_, (decodings, flops, memory)) in zip(objectives, prepared, strict=True):
         lower, median, upper = np.quantile(seconds[name], (0.25, 0.5, 0.75)).tolist()
-        costs[name] = Cost(*counted, median, lower, upper, num_rounds)
+        costs[name] = Cost(decodings, flops, median, lower, upper, num_rounds, memory)
     return costs
 
 

@@ -31,6 +31,7 @@ def linear_decoder(vae: VAE, params: Params) -> tuple[Float[Array, "k d"], Float
     >>> [array.shape for array in linear_decoder(vae, vae.init(jax.random.key(0)))]
     [(2, 5), (5,), (5,)]
     """
+    checks.check_given(vae=vae, params=params)
     kernel = jnp.asarray(networks.linear_kernel(params["decoder"]["network"]))
     prior = vae.prior(params)
     p = vae.decode(params, jnp.zeros(prior.event_shape, kernel.dtype))
@@ -72,7 +73,7 @@ def linear_vae(data_dim: int | Sequence[int], latent_dim: int, likelihood: str |
     head = distributions.likelihood_head(likelihood)
     return make_vae(
         networks.mlp(math.prod(data_shape), (), latent_dim),
-        networks.mlp(latent_dim, (), head.num_outputs * math.prod(data_shape)),
+        networks.mlp(latent_dim, (), head.outputs_for(data_shape) * math.prod(data_shape)),
         data_shape=data_shape,
         latent_dim=latent_dim,
         likelihood=head,

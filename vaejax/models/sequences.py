@@ -20,8 +20,9 @@ from numpyro.distributions import constraints
 
 from vaejax import checks, distributions
 from vaejax.distributions import Params
-from vaejax.models import networks
+from vaejax.models import networks, parameters
 from vaejax.models.networks import Network
+from vaejax.models.programs import compiled
 from vaejax.models.vae import VAE
 
 
@@ -170,7 +171,7 @@ def lstm_vae(
     )
 
     @jax.jit
-    def init(key: Key[Array, ""]) -> Params:
+    def drawn(key: Key[Array, ""]) -> Params:
         keys = jax.random.split(key, 7)
         read = {
             "embedding": 0.1 * jax.random.normal(keys[0], (vocabulary_size, embedding_size)),
@@ -185,21 +186,23 @@ def lstm_vae(
         }
         return {"encoder": {"network": read}, "decoder": {"network": written}, "prior": {}}
 
+    init, part_of = parameters.checking(drawn)
+
     def encode(params: Params, x: ArrayLike) -> dist.Distribution:
+        network = part_of(params, "encoder")["network"]
         x = _checked_tokens(x, vocabulary_size, length)
-        network = params["encoder"]["network"]
         hidden = _last_hidden(reader_cell, network, x.reshape(-1, length), hidden_size)
         mean, raw = jnp.split(reader_output.apply(network["output"], hidden), 2, axis=1)
         shape = (*x.shape[:-1], latent_dim)
         return head.apply({}, mean.reshape(shape), raw.reshape(shape)).to_event(1)
 
     def decode(params: Params, z: ArrayLike) -> dist.Distribution:
-        z = jnp.asarray(z)
+        part, z = part_of(params, "decoder"), jnp.asarray(checks.as_array(z, "latents"))
         checks.check_shape("latents", z.shape, ("*batch", latent_dim))
-        return TokenSequences(writer, params["decoder"]["network"], z)
+        return TokenSequences(writer, part["network"], z)
 
     def prior(params: Params) -> dist.Distribution:
-        dtype = params["decoder"]["network"]["embedding"].dtype
+        dtype = part_of(params, "decoder")["network"]["embedding"].dtype
         return distributions.standard_normal((latent_dim,), dtype).to_event(1)
 
     return VAE(init, encode, decode, prior)
@@ -240,7 +243,8 @@ def latent_lstm(
 
     Source: for the idea, He et al. 2019, section 6.1; the numbers are ours.
     """
-    checks.check_count("num_modes", num_modes)
+    checks.check_given(key=key, num_modes=num_modes)
+    checks.check_number("scale", scale, above=0)
     vae = lstm_vae(vocabulary_size, length, 2, embedding_size=hidden_size, hidden_size=hidden_size)
     init_key, weight_key = jax.random.split(key)
     params = vae.init(init_key)
@@ -260,7 +264,7 @@ def latent_lstm(
     return vae._replace(prior=prior), {**params, "decoder": jax.tree.unflatten(structure, drawn)}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@compiled(0, 3)
 def draw(
     vae: VAE, params: Params, key: Key[Array, ""], num_sequences: int
 ) -> tuple[Float[Array, "n latent_dim"], Int[Array, "n length"]]:
@@ -303,7 +307,7 @@ def _last_hidden(cell: Network, params: Params, tokens: Int[Array, "n length"], 
 
 
 def _checked_tokens(x: ArrayLike, vocabulary_size: int, length: int) -> Int[Array, "*batch length"]:
-    x = jnp.asarray(x)
+    x = jnp.asarray(checks.as_array(x, "token ids"))
     if not jnp.issubdtype(x.dtype, jnp.integer):
         raise ValueError(f"expected token ids of an integer dtype; got {x.dtype}: convert with x.astype('int32')")
     checks.check_shape("sequences", x.shape, ("*batch", length), "cut longer ones, or make the model with their length")

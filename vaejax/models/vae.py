@@ -12,7 +12,8 @@ from jaxtyping import Array, ArrayLike, Key
 
 from vaejax import checks, distributions
 from vaejax.distributions import Head, Params
-from vaejax.models import adapters, networks
+from vaejax.models import layouts, networks, parameters
+from vaejax.models.priors import Prior, check_prior, prior_of
 
 # Latents that enter a decoder bear this name in the program, so that decoder evaluations can be counted.
 LATENTS = "vaejax_latents"
@@ -23,11 +24,13 @@ class VAE(NamedTuple):
 
     Attributes:
         init: `key -> params`, a dict with "encoder", "decoder" and "prior", each a dict of arrays.
-        encode: `(params, x) -> q(z|x)`; x of shape (*batch, *data_shape), batch_shape == batch.
-        decode: `(params, z) -> p(x|z)`; z of shape (*batch, latent_dim), event_shape == data_shape.
-        prior: `params -> p(z)`, with batch_shape ().
+        encode: `(params, x, context=None, mask=None) -> q(z|x)`; x of shape (*batch, *data_shape), batch_shape ==
+            batch.
+        decode: `(params, z, context=None) -> p(x|z)`; z of shape (*batch, latent_dim), event_shape == data_shape.
+        prior: `params -> p(z)`, with batch_shape (); one of your own may take a context.
 
-    >>> vae = mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
+    >>> from vaejax import models
+    >>> vae = models.mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
     >>> sorted(vae.init(jax.random.key(0)))
     ['decoder', 'encoder', 'prior']
     """
@@ -35,7 +38,7 @@ class VAE(NamedTuple):
     init: Callable[..., Params]
     encode: Callable[..., dist.Distribution]
     decode: Callable[..., dist.Distribution]
-    prior: Callable[[Params], dist.Distribution]
+    prior: Callable[..., dist.Distribution]
 
 
 def make_vae(
@@ -47,17 +50,24 @@ def make_vae(
     likelihood: str | Head = "bernoulli",
     posterior: str | Head = "gaussian",
     compute_dtype: Any = None,
+    context_shape: Sequence[int] | None = None,
+    sees_mask: bool = False,
+    prior: Prior | None = None,
 ) -> VAE:
     """A VAE from any encoder and decoder network.
 
     The networks see exactly one batch axis. The encoder's output is, for the Gaussian posterior, the means and then the
     unbounded log standard deviations, as one array (n, 2 * latent_dim) or a pair of (n, latent_dim); for the Bernoulli
     one the logits, for a categorical one the logits of the first category, of the second and so on. The decoder's
-    output is what the likelihood's head wants: one array with `num_outputs * prod(data_shape)` numbers an example, the
-    arrays one after another, or a tuple of `num_outputs` arrays. The decoder sees categorical latents one-hot, as
-    (n, latent_dim * num_categories).
+    output is what the likelihood's head wants, `num_outputs` arrays of the data's shape: a tuple of them, each
+    (n, *data_shape); one array (n, num_outputs, *data_shape); or the same numbers flat, (n, num_outputs *
+    prod(data_shape)). A grey image may keep a last axis of 1. For a head with `channels="last"` the arrays stand beside
+    each other on the last axis, as convolutions emit them: (n, height, width, num_outputs * depth). The decoder sees
+    categorical latents one-hot, as (n, latent_dim * num_categories). With `context_shape` both networks get a context
+    (n, *context_shape) as their second argument.
 
-    The prior is the plainest of the posterior's family: standard normal, fair coins, categories of equal probability.
+    Without `prior`, it is the plainest of the posterior's family: standard normal, fair coins, categories of equal
+    probability.
 
     Args:
         encoder: a pure `(init, apply)` pair, a Linen module, an NNX module or a function that builds one from
@@ -66,11 +76,15 @@ def make_vae(
         data_shape: shape of one example.
         latent_dim: latents of one example.
         likelihood: a name of `distributions.LIKELIHOODS` or a `distributions.Head` of your own.
-        posterior: of q(z|x): a name of `distributions.POSTERIORS` ("gaussian" with diagonal covariance, "bernoulli",
-            "categorical", "point" for an autoencoder) or a `distributions.Head`, such as
-            `distributions.categorical(num_categories=4)`.
+        posterior: of q(z|x): a name of `distributions.POSTERIORS` ("gaussian" with diagonal covariance,
+            "full_covariance", "flow", "bernoulli", "categorical", "point" for an autoencoder) or a
+            `distributions.Head`, such as `distributions.categorical(num_categories=4)`.
         compute_dtype: of the networks' arithmetic, such as `jnp.bfloat16`; by default that of parameters and data.
             Parameters, gradients and densities stay in float32.
+        context_shape: of what encoder and decoder condition on; None: nothing. See `Batch`.
+        sees_mask: whether the encoder gets, beside data with zeros for what is missing, the mask that says where: both
+            on a new last axis, (n, *data_shape, 2). Without it the encoder sees the zeros alone.
+        prior: a learned one, of `mixture_prior`, `vamp_prior` or `flow_prior`, or a `models.Prior` of your own.
 
     Returns:
         The model. Its `init` is jitted; its other functions are plain, for the caller to jit.
@@ -79,6 +93,7 @@ def make_vae(
         ValueError: if a size is not a positive integer, an option is unknown, a network has state other than its
             parameters; and, when the functions are called, if shapes or dtypes are not the model's.
 
+    >>> from vaejax.models import networks
     >>> vae = make_vae(networks.mlp(3, (), 4), networks.mlp(2, (), 3), data_shape=(3,), latent_dim=2)
     >>> params = vae.init(jax.random.key(0))
     >>> vae.encode(params, jnp.ones((7, 3))).batch_shape
@@ -87,176 +102,66 @@ def make_vae(
     data_shape = checks.checked_shape("data_shape", data_shape)
     checks.check_count("latent_dim", latent_dim)
     latent_shape = (int(latent_dim),)
-    encoder = adapters.as_network(encoder, data_shape)
-    posterior = distributions.posterior_head(posterior)
+    context_shapes = () if context_shape is None else (checks.checked_shape("context_shape", context_shape),)
+    encoder = networks.as_network(encoder, (*data_shape, 2) if sees_mask else data_shape, *context_shapes)
+    posterior, likelihood = distributions.posterior_head(posterior), distributions.likelihood_head(likelihood)
     input_shape = (latent_dim * (posterior.num_categories or 1),)
-    decoder = adapters.as_network(decoder, input_shape)
+    decoder = networks.as_network(decoder, input_shape, *context_shapes)
     if compute_dtype is not None:
-        encoder, decoder = (adapters.in_dtype(network, compute_dtype) for network in (encoder, decoder))
-    likelihood = distributions.likelihood_head(likelihood)
+        encoder, decoder = (networks.in_dtype(network, compute_dtype) for network in (encoder, decoder))
+    _check_context_of_heads(context_shape, likelihood, posterior)
+    learned = prior
 
     @jax.jit
-    def init(key: Key[Array, ""]) -> Params:
-        keys = jax.random.split(key, 4)
+    def draw(key: Key[Array, ""]) -> Params:
+        keys = jax.random.split(key, 4 if learned is None else 5)
         return {
             "encoder": {"network": encoder.init(keys[0]), "head": posterior.init(keys[1], latent_shape)},
             "decoder": {"network": decoder.init(keys[2]), "head": likelihood.init(keys[3], data_shape)},
-            "prior": {},
+            "prior": {} if learned is None else learned.init(keys[4], int(latent_dim), data_shape),
         }
 
-    def encode(params: Params, x: ArrayLike) -> dist.Distribution:
-        x = checks.checked_data(x, data_shape)
-        return _apply("encoder", encoder, posterior, params["encoder"], x, data_shape, latent_shape)
+    init, part_of = parameters.checking(draw)
 
-    def decode(params: Params, z: ArrayLike) -> dist.Distribution:
-        z = jnp.asarray(z)
-        checks.check_shape("latents", z.shape, ("*batch", *latent_shape))
-        dtype = params_dtype(params)
-        if posterior.num_categories is not None:
-            one_hot = jax.nn.one_hot(z.astype(jnp.int32), posterior.num_categories, dtype=dtype)
-            z = one_hot.reshape(*z.shape[:-1], *input_shape)
-        elif not jnp.issubdtype(z.dtype, jnp.floating):
-            z = z.astype(dtype)
+    def encode(
+        params: Params, x: ArrayLike, context: ArrayLike | None = None, mask: ArrayLike | None = None
+    ) -> dist.Distribution:
+        part = part_of(params, "encoder")
+        whole = jnp.issubdtype(checks.dtype_of(x), jnp.integer) and _takes_integers(likelihood, data_shape)
+        x = checks.checked_data(x, data_shape, integers=whole)
+        x = x.astype(params_dtype(params)) if whole else x
+        context = _checked_context(context, context_shapes, x.shape[: x.ndim - len(data_shape)])
+        seen = x if likelihood.seen is None else likelihood.seen(x)
+        seen = (_with_mask(seen, mask), (*data_shape, 2)) if sees_mask else (seen, data_shape)
+        inputs = [seen, *zip(context, context_shapes, strict=True)]
+        return distribution_of("encoder", encoder, posterior, part, inputs, latent_shape)
+
+    def decode(
+        params: Params, z: ArrayLike | distributions.Weights, context: ArrayLike | None = None
+    ) -> dist.Distribution:
+        part = part_of(params, "decoder")
+        z = _as_inputs(z, latent_shape, posterior.num_categories, params_dtype(params))
         # Named below one more axis: `vmap` then puts its own axis in front, and the last one always counts the inputs.
         z = checkpoint_name(z[None], LATENTS).squeeze(0)
-        return _apply("decoder", decoder, likelihood, params["decoder"], z, input_shape, data_shape)
+        context = _checked_context(context, context_shapes, z.shape[:-1])
+        inputs = [(z, input_shape), *zip(context, context_shapes, strict=True)]
+        return distribution_of("decoder", decoder, likelihood, part, inputs, data_shape)
 
     def prior(params: Params) -> dist.Distribution:
-        return posterior.prior(latent_shape, params_dtype(params)).to_event(1)
+        checks.check_params(params, "decoder")
+        part = {} if learned is None else part_of(params, "prior")
+        return prior_of(
+            learned, posterior, part, latent_shape, params_dtype(params), lambda x: encode(params, x), context_shape
+        )
 
+    check_prior(learned, lambda: prior(draw(jax.random.key(0))))
     return VAE(init, encode, decode, prior)
 
 
-def mlp_vae(
-    data_shape: Sequence[int],
-    latent_dim: int,
-    hidden_sizes: Sequence[int] = (500,),
-    likelihood: str | Head = "bernoulli",
-    activation: str | networks.Activation = "tanh",
-    posterior: str | Head = "gaussian",
-    compute_dtype: Any = None,
-) -> VAE:
-    """A VAE with multilayer perceptrons for encoder and decoder (Kingma & Welling 2014, appendix C).
-
-    Args:
-        data_shape: shape of one example.
-        latent_dim: latents of one example.
-        hidden_sizes: units of each hidden layer of the encoder; the decoder has them in the opposite order.
-        likelihood: as in `make_vae`.
-        activation: a name of `networks.ACTIVATIONS` or a function.
-        posterior: as in `make_vae`.
-        compute_dtype: as in `make_vae`.
-
-    Returns:
-        The model, as `make_vae`.
-
-    Raises:
-        ValueError: as `make_vae`.
-
-    >>> vae = mlp_vae(data_shape=(28, 28), latent_dim=20)
-    >>> params = vae.init(jax.random.key(0))
-    >>> vae.decode(params, jnp.zeros((7, 20))).event_shape
-    (28, 28)
-    """
-    data_size = math.prod(checks.checked_shape("data_shape", data_shape))
-    checks.check_count("latent_dim", latent_dim)
-    head = distributions.likelihood_head(likelihood)
-    posterior = distributions.posterior_head(posterior)
-    decoder_inputs = latent_dim * (posterior.num_categories or 1)
-    return make_vae(
-        networks.mlp(data_size, hidden_sizes, posterior.num_outputs * latent_dim, activation),
-        networks.mlp(decoder_inputs, tuple(reversed(hidden_sizes)), head.num_outputs * data_size, activation),
-        data_shape=data_shape,
-        latent_dim=latent_dim,
-        likelihood=head,
-        posterior=posterior,
-        compute_dtype=compute_dtype,
-    )
-
-
-def conv_vae(
-    data_shape: Sequence[int],
-    latent_dim: int,
-    channels: Sequence[int] = (32, 64),
-    hidden_size: int = 256,
-    likelihood: str | Head = "bernoulli",
-    activation: str | networks.Activation = "relu",
-    posterior: str | Head = "gaussian",
-    compute_dtype: Any = None,
-) -> VAE:
-    """A VAE with strided convolutions in the encoder and their mirror image in the decoder.
-
-    Args:
-        data_shape: (height, width) or (height, width, depth).
-        latent_dim: latents of one example.
-        channels: channels of each convolution, which halves height and width.
-        hidden_size: units of the dense layer between the convolutions and the latents.
-        likelihood: as in `make_vae`.
-        activation: a name of `networks.ACTIVATIONS` or a function.
-        posterior: as in `make_vae`.
-        compute_dtype: as in `make_vae`.
-
-    Returns:
-        The model, as `make_vae`.
-
-    Raises:
-        ValueError: if data_shape has not two or three axes, or there is no convolution; and as `make_vae`.
-
-    >>> vae = conv_vae(data_shape=(8, 8), latent_dim=2, channels=(4,), hidden_size=16)
-    >>> vae.encode(vae.init(jax.random.key(0)), jnp.ones((7, 8, 8))).batch_shape
-    (7,)
-    """
-    data_shape = checks.checked_shape("data_shape", data_shape)
-    if len(data_shape) not in (2, 3):
-        raise ValueError(f"conv_vae expects data_shape (height, width) or (height, width, depth); got {data_shape}")
-    checks.check_count("latent_dim", latent_dim)
-    height, width, depth = (*data_shape, 1)[:3]
-    image_shape = (height, width, depth)
-    head = distributions.likelihood_head(likelihood)
-    posterior = distributions.posterior_head(posterior)
-    decoder_inputs = latent_dim * (posterior.num_categories or 1)
-    return make_vae(
-        networks.conv_encoder(image_shape, channels, hidden_size, posterior.num_outputs * latent_dim, activation),
-        networks.conv_decoder(decoder_inputs, image_shape, channels, hidden_size, head.num_outputs, activation),
-        data_shape=data_shape,
-        latent_dim=latent_dim,
-        likelihood=head,
-        posterior=posterior,
-        compute_dtype=compute_dtype,
-    )
-
-
-def with_output_bias(params: Params, x: ArrayLike) -> Params:
-    """The parameters with the decoder's output bias at the logit of the mean of x, the optimum of independent pixels.
-
-    Args:
-        params: of an `mlp_vae` or `linear_vae` with Bernoulli likelihood.
-        x: data in [0, 1], (n, *data_shape); means are held within 0.001 and 0.999.
-
-    Returns:
-        New parameters; those given are unchanged.
-
-    Raises:
-        ValueError: if the decoder is not such a network, or x is not of its size.
-
-    >>> vae = mlp_vae(data_shape=(3,), latent_dim=2, hidden_sizes=(5,))
-    >>> params = with_output_bias(vae.init(jax.random.key(0)), jnp.array([[0.0, 1.0, 0.2], [0.0, 1.0, 0.8]]))
-    >>> params["decoder"]["network"]["layer_1"]["bias"].round(1).tolist()
-    [-6.9..., 6.9..., 0.0]
-
-    Source: the program of Burda, Grosse & Salakhutdinov 2015.
-    """
-    network = params["decoder"]["network"]
-    last = f"layer_{len(network) - 1}"
-    x = jnp.asarray(x)
-    if last not in network or network[last]["bias"].size != math.prod(x.shape[1:]):
-        raise ValueError(
-            f"expected the parameters of an mlp_vae or linear_vae with one output for each of {math.prod(x.shape[1:])} "
-            f"pixels; got a decoder with {sorted(network)}"
-        )
-    mean = jnp.clip(x.reshape(len(x), -1).mean(axis=0), 1e-3, 1 - 1e-3)
-    layer = {**network[last], "bias": jnp.log(mean / (1 - mean)).astype(network[last]["bias"].dtype)}
-    return {**params, "decoder": {**params["decoder"], "network": {**network, last: layer}}}
+def _with_mask(x: Array, mask: ArrayLike | None) -> Array:
+    """The data and, beside each number, whether it was observed."""
+    observed = jnp.ones_like(x) if mask is None else jnp.broadcast_to(mask, x.shape).astype(x.dtype)
+    return jnp.stack([x, observed], axis=-1)
 
 
 def params_dtype(params: Params) -> Any:
@@ -268,37 +173,104 @@ def params_dtype(params: Params) -> Any:
     return checks.wide_dtype(*(leaf.dtype for leaf in jax.tree.leaves(params["decoder"])))
 
 
-def _apply(
+def _check_context_of_heads(context_shape: Sequence[int] | None, *heads: Head) -> None:
+    if context_shape is None and any(head.takes_context for head in heads):
+        raise ValueError(
+            "expected a context_shape, for a head takes the context, as likelihoods of counts with library=True do: "
+            "context_shape=(1,), with models.Batch(x, context=jnp.log(library_size)); got none"
+        )
+
+
+def _as_inputs(z: Any, latent_shape: tuple[int, ...], num_categories: int | None, dtype: Any) -> Array:
+    """Latents as a decoder sees them: (*batch, numbers), of categories one-hot or the weights in their place."""
+    weights = z.array if isinstance(z, distributions.Weights) else None
+    z = jnp.asarray(checks.as_array(z, "latents")) if weights is None else weights
+    expected = latent_shape if weights is None else (*latent_shape, num_categories or 0)
+    checks.check_shape("latents", z.shape, ("*batch", *expected))
+    if num_categories is not None:
+        if weights is None:
+            weights = jax.nn.one_hot(z.astype(jnp.int32), num_categories, dtype=dtype)
+        return weights.reshape(*weights.shape[:-2], -1)
+    return z if jnp.issubdtype(z.dtype, jnp.floating) else z.astype(dtype)
+
+
+def _takes_integers(likelihood: Head, data_shape: tuple[int, ...]) -> bool:
+    """Whether whole numbers are data of the likelihood; of a Bernoulli they would be 8-bit images, which are none."""
+    like = jax.ShapeDtypeStruct(data_shape, jnp.float32)
+    outputs = [like] * likelihood.outputs_for(data_shape)
+    context = {"context": jnp.zeros(1)} if likelihood.takes_context else {}
+    p = jax.eval_shape(
+        lambda key, *outputs: likelihood.apply(likelihood.init(key, data_shape), *outputs, **context),
+        jax.random.key(0),
+        *outputs,
+    )
+    base = distributions.without_wrappers(p)
+    return bool(base.is_discrete) and not isinstance(base, dist.BernoulliLogits | dist.BernoulliProbs)
+
+
+def _checked_context(
+    context: ArrayLike | None, shapes: tuple[tuple[int, ...], ...], batch_shape: tuple[int, ...]
+) -> tuple[Array, ...]:
+    """The context as a tuple of as many arrays as the model has contexts: of one, or of none."""
+    if (context is None) != (not shapes):
+        expected = f"a context of shape (*batch, {', '.join(map(str, shapes[0]))})" if shapes else "no context"
+        got = "none" if context is None else f"one of shape {jnp.shape(context)}"
+        raise ValueError(
+            f"expected {expected}, as the model was made with context_shape={shapes[0] if shapes else None}; got "
+            f"{got}: give it as models.Batch(x, context=...), or as the last argument of encode and decode"
+        )
+    if context is None:
+        return ()
+    if jnp.issubdtype(checks.dtype_of(context), jnp.integer):
+        raise ValueError(
+            f"expected a context of a floating dtype, with labels one-hot: jax.nn.one_hot(labels, number); got "
+            f"{checks.dtype_of(context)} of shape {jnp.shape(context)}"
+        )
+    context = checks.checked_data(context, shapes[0], "a context")
+    own = context.shape[: context.ndim - len(shapes[0])]
+    if own and batch_shape and batch_shape[-len(own) :] != own:
+        raise ValueError(f"expected a context for each of the examples {batch_shape}; got contexts for {own}")
+    return (context,)
+
+
+def distribution_of(
     name: str,
     network: networks.Network,
     head: Head,
     params: Params,
-    inputs: Array,
-    input_shape: tuple[int, ...],
+    inputs: list[tuple[Array, tuple[int, ...]]],
     event_shape: tuple[int, ...],
 ) -> dist.Distribution:
-    """Network and head on inputs with any batch axes: the distribution over `event_shape`."""
-    batch_shape = inputs.shape[: inputs.ndim - len(input_shape)]
-    flat = network.apply(params["network"], inputs.reshape(math.prod(batch_shape), *input_shape))
-    arrays = _split_outputs(name, flat, head.num_outputs, math.prod(batch_shape), event_shape)
+    """What network and head make of inputs of any batch axes.
+
+    Args:
+        name: of the network, for messages.
+        network: a pure pair, of one batch axis.
+        head: what makes a distribution of its outputs.
+        params: {"network": ..., "head": ...}.
+        inputs: each with the shape of one, (*batch, *shape); their batch axes are broadcast.
+        event_shape: of the distribution.
+
+    Returns:
+        A distribution of batch shape (*batch,) and that event shape.
+
+    Raises:
+        ValueError: if the network's outputs or the head's distribution are of another shape.
+    """
+    batch_shape = jnp.broadcast_shapes(*(array.shape[: array.ndim - len(shape)] for array, shape in inputs))
+    size = math.prod(batch_shape)
+    flat = [jnp.broadcast_to(array, (*batch_shape, *shape)).reshape(size, *shape) for array, shape in inputs]
+    arrays = layouts.split(name, network.apply(params["network"], *flat), head, size, event_shape)
     arrays = [array.reshape(*batch_shape, *event_shape) for array in arrays]
     arrays = [array.astype(checks.wide_dtype(array.dtype)) for array in arrays]
-    distribution = head.apply(params["head"], *arrays)
-    return distribution.to_event(len(event_shape) - distribution.event_dim)
-
-
-def _split_outputs(
-    name: str, outputs: Any, num_outputs: int, batch_size: int, event_shape: tuple[int, ...]
-) -> list[Array]:
-    event_size = math.prod(event_shape)
-    arrays = list(outputs) if isinstance(outputs, tuple | list) else [outputs]
-    if len(arrays) == 1 and arrays[0].size == batch_size * num_outputs * event_size:
-        stacked = arrays[0].reshape(batch_size, num_outputs, event_size)
-        return [stacked[:, i] for i in range(num_outputs)]
-    if len(arrays) != num_outputs or any(array.size != batch_size * event_size for array in arrays):
+    context = {"context": flat[-1].reshape(*batch_shape, -1)} if head.takes_context else {}
+    distribution = head.apply(params["head"], *arrays, **context)
+    num_open = len(event_shape) - distribution.event_dim
+    if num_open < 0 or distribution.shape() != (*batch_shape, *event_shape):
         raise ValueError(
-            f"the {name} must return {num_outputs} x {event_size} numbers for each example, in one array or in a tuple "
-            f"of {num_outputs}: its head makes a distribution over shape {event_shape}; got "
-            f"{[array.shape for array in arrays]} for {batch_size} examples"
+            f"the head of the {name} must make a distribution over shape {event_shape} for each of {batch_shape}, "
+            "whose axes it may leave as batch axes or declare with `to_event`; got "
+            f"{distributions.name_of(distribution)} with batch_shape {distribution.batch_shape} and event_shape "
+            f"{distribution.event_shape}"
         )
-    return arrays
+    return distribution.to_event(num_open)

@@ -15,9 +15,20 @@ from vaejax.objectives.cures import (
     make_optimal_std_elbo,
     with_optimal_std,
 )
+from vaejax.objectives.groups import (
+    make_ciwae,
+    make_miwae,
+    make_piwae,
+)
 from vaejax.objectives.objective import (
     Objective,
     ObjectiveInfo,
+    per_example,
+)
+from vaejax.objectives.wake_sleep import (
+    TEMPERATURES,
+    make_thermodynamic,
+    make_wake_sleep,
 )
 from vaejax.objectives.weights import (
     Weight,
@@ -27,6 +38,7 @@ from vaejax.objectives.weights import (
 
 __all__ = [
     "KL_FORMS",
+    "TEMPERATURES",
     "Objective",
     "ObjectiveInfo",
     "Weight",
@@ -34,12 +46,18 @@ __all__ = [
     "effective_sample_size",
     "linear_warmup",
     "make_bound",
+    "make_ciwae",
     "make_elbo",
     "make_free_bits",
     "make_info_vae",
     "make_iwae",
     "make_linear_elbo",
+    "make_miwae",
     "make_optimal_std_elbo",
+    "make_piwae",
     "make_renyi",
+    "make_thermodynamic",
+    "make_wake_sleep",
+    "per_example",
     "with_optimal_std",
 ]

@@ -11,12 +11,20 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, ArrayLike, Key
 
-from vaejax import checks, distributions, estimators
+from vaejax import checks, distributions, estimators, models
 from vaejax.distributions import Params
 from vaejax.estimators import EstimateFunction, Estimator, Reduction
-from vaejax.models import VAE, networks
-from vaejax.objectives.objective import Call, Objective, Parts, build_objective, log_densities, objective_info
-from vaejax.objectives.weights import Weight
+from vaejax.models import VAE, Batch, networks
+from vaejax.objectives.objective import (
+    Call,
+    Objective,
+    Parts,
+    build_objective,
+    log_densities,
+    objective_info,
+    objective_of,
+)
+from vaejax.objectives.weights import Weight, weighted
 
 KL_FORMS = ("analytic", "sampled", "entropy")
 
@@ -64,18 +72,23 @@ def make_bound(
     True
     """
     checks.check_choice("kl", kl, KL_FORMS)
+    checks.check_kind("reduction", reduction, Reduction, "an estimators.Reduction, such as estimators.mean_reduction()")
 
     def parts_of(call: Call) -> Parts:
         @estimators.Broadcasting
-        def integrand(z: Array, q: dist.Distribution):
-            reconstruction, log_prior, log_q = log_densities(vae, call, z, q)
+        def integrand(z: Any, q: Any):
+            reconstruction, log_prior, log_q = log_densities(call, z, q)
             if kl == "analytic":
-                penalty = jnp.broadcast_to(distributions.kl_divergence(q, call.prior), log_q.shape)
+                penalty = jnp.broadcast_to(distributions.kl_divergence(call.q, call.prior), log_q.shape)
             elif kl == "sampled":
                 penalty = log_q - log_prior
             else:
-                penalty = -jnp.broadcast_to(distributions.entropy(q), log_q.shape) - log_prior
-            return reconstruction - call.weight * penalty, (reconstruction, penalty, reconstruction + log_prior - log_q)
+                penalty = -jnp.broadcast_to(distributions.entropy(call.q), log_q.shape) - log_prior
+            return reconstruction - weighted(call.weight, penalty), (
+                reconstruction,
+                penalty,
+                reconstruction + log_prior - log_q,
+            )
 
         def finish(bound: Array, terms: tuple[Array, Array, Array]):
             reconstruction, penalty, log_w = terms
@@ -84,8 +97,17 @@ def make_bound(
 
         return integrand, finish
 
-    closed = kl != "sampled"
-    return build_objective(vae, reduction, estimator, num_samples, beta, chunk_size, parts_of, closed_form_kl=closed)
+    return build_objective(
+        vae,
+        reduction,
+        estimator,
+        num_samples,
+        beta,
+        chunk_size,
+        parts_of,
+        closed_form_kl=kl != "sampled",
+        is_mean=True,
+    )
 
 
 def make_elbo(
@@ -243,14 +265,18 @@ def make_linear_elbo(vae: VAE) -> Objective:
 
     Source: Lucas, Tucker, Grosse & Norouzi 2019, "Don't blame the ELBO!".
     """
+    checks.check_model(vae)
 
-    def objective(params: Params, key: Key[Array, ""], x: ArrayLike, *, step: ArrayLike | None = None):
+    def bounds(params: Params, key: Key[Array, ""], x: Batch | ArrayLike, *, step: ArrayLike | None = None):
         del key, step
-        q = vae.encode(params, x)
-        kl = distributions.kl_divergence(q, vae.prior(params))
-        p = vae.decode(params, q.mean)
+        model, x = models.given(vae, x)
+        x = checks.as_array(x)
+        q, prior = model.encode(params, x), model.prior(params)
+        models.check_distributions(x, q, prior)
+        kl = distributions.kl_divergence(q, prior)
+        p = model.decode(params, q.mean)
         kernel: Any = networks.linear_kernel(params["decoder"]["network"])
-        normal: Any = distributions.without_wrappers(p)
+        normal: Any = distributions.family_of(p)
         if kernel.shape[0] != math.prod(q.event_shape):
             raise ValueError(
                 "the closed form needs latents that the decoder sees as they are; got q = "
@@ -264,12 +290,14 @@ def make_linear_elbo(vae: VAE) -> Objective:
                 f"{distributions.name_of(p)}. Use make_elbo, which draws samples"
             )
         spread = (jnp.asarray(q.variance) @ kernel**2).reshape(*q.batch_shape, *p.event_shape)
+        mask = distributions.mask_of(p)
+        spread = spread if mask is None else jnp.where(mask, spread, 0)
         axes = tuple(range(-len(p.event_shape), 0))
         reconstruction = distributions.data_log_prob(p, jnp.asarray(x)) - 0.5 * (
             spread / jnp.asarray(normal.scale) ** 2
         ).sum(axes)
         elbo = reconstruction - kl
         value = elbo.mean()
-        return value, objective_info(value, elbo, elbo, reconstruction, kl, elbo[None])
+        return elbo, (value, objective_info(value, elbo, elbo, reconstruction, kl, elbo[None]))
 
-    return objective
+    return objective_of(bounds, is_mean=True)

@@ -5,7 +5,7 @@ Each maximises something other than a bound and reports the plain ELBO beside it
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -122,7 +122,7 @@ def make_info_vae(
     def penalized(call: Call, reconstruction: Array, kl: Array) -> Array:
         _check_reparameterized("the discrepancy", call.q)
         q_key, prior_key = jax.random.split(call.key)
-        z = jnp.asarray(call.q.rsample(q_key))
+        z = distributions.rsample(call.q, q_key)
         z = z.reshape(-1, z.shape[-1])
         from_prior = monte_carlo.over_samples(lambda key: distributions.sample(call.prior, key), prior_key, len(z))
         width = math.sqrt(z.shape[-1]) if bandwidth is None else bandwidth
@@ -176,9 +176,9 @@ def make_optimal_std_elbo(
     def parts_of(call: Call) -> Parts:
         _check_one_std(call.params, call.q)
 
-        def integrand(z: Array, q: dist.Distribution):
-            squares = _squared_errors(vae, call.params, z, call.x)
-            return squares, (squares, distributions.log_prob(call.prior, z) - distributions.log_prob(q, z))
+        def integrand(z: Any, q: Any):
+            squares = _squared_errors(call.model, call.params, z, call.x)
+            return squares, (squares, distributions.log_prob(call.prior, z) - distributions.own_log_prob(q, z))
 
         def finish(bound: Array, terms: tuple[Array, Array]):
             del bound
@@ -228,10 +228,11 @@ def with_optimal_std(
     True
     """
     models.check_data(vae, params, x)
+    vae, x = models.given(vae, x)
     q, x = vae.encode(params, x), jnp.asarray(x)
     _check_one_std(params, q)
     squares = monte_carlo.over_samples(
-        lambda key: _squared_errors(vae, params, q.rsample(key), x), key, num_samples, chunk_size
+        lambda key: _squared_errors(vae, params, distributions.rsample(q, key), x), key, num_samples, chunk_size
     )
     variance = squares.mean() / (x.size // squares[0].size)
     head = params["decoder"]["head"]
@@ -253,8 +254,8 @@ def _penalized_reconstruction(
         kl = distributions.kl_divergence(call.q, call.prior)
 
         @estimators.Broadcasting
-        def integrand(z: Array, q: dist.Distribution):
-            reconstruction, log_prior, log_q = log_densities(vae, call, z, q)
+        def integrand(z: Any, q: Any):
+            reconstruction, log_prior, log_q = log_densities(call, z, q)
             return reconstruction, (reconstruction, reconstruction + log_prior - log_q)
 
         def finish(bound: Array, terms: tuple[Array, Array]):
@@ -280,7 +281,10 @@ def _penalized_reconstruction(
 
 def _squared_errors(vae: VAE, params: Params, z: Array, x: Array) -> Array:
     """|x - E[x|z]|^2 of each example, (*batch,)."""
-    return ((x - vae.decode(params, z).mean) ** 2).reshape(*z.shape[:-1], -1).sum(axis=-1)
+    p = vae.decode(params, z)
+    if distributions.mask_of(p) is not None:
+        raise ValueError("the best std is of whole examples; got a batch with a mask: use make_elbo, which takes one")
+    return ((x - p.mean) ** 2).reshape(*z.shape[:-1], -1).sum(axis=-1)
 
 
 def _check_one_std(params: Params, q: dist.Distribution) -> None:

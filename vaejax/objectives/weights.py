@@ -61,6 +61,17 @@ def weight_at(name: str, weight: Weight, step: ArrayLike | None) -> ArrayLike:
     return jnp.where(value >= 0, value, jnp.nan)
 
 
+def weighted(weight: ArrayLike, penalty: Array) -> Array:
+    """The penalty times its weight; of weight 0 nothing, also where the penalty is infinite.
+
+    >>> weighted(jnp.array(0.0), jnp.array([2.0, jnp.inf])).tolist()
+    [0.0, 0.0]
+    """
+    if not isinstance(weight, Tracer) and weight != 0:
+        return weight * penalty
+    return jnp.where(weight == 0, 0, weight * penalty)
+
+
 Schedule = Callable[[Array], ArrayLike]
 
 

@@ -18,9 +18,8 @@ does the rest.
 
 import os
 import pathlib
-import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -28,7 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vaejax import devices
-from vaejax.training import orbax_io, seals
+from vaejax.distributions import Params
+from vaejax.training import folders, orbax_io, parameters, seals
+from vaejax.training.folders import steps as steps
 from vaejax.training.seals import CheckpointError
 
 _STATE = "state"
@@ -64,29 +65,33 @@ def save(directory: str | os.PathLike, state: Any, *, config: Mapping[str, Any],
     ('00000007', [7])
     """
     step, leaves, config = _step(state), _leaves(state), seals.as_json(config)
-    if keep < 1:
-        raise CheckpointError(f"expected to keep 1 checkpoint or more, got keep={keep}: one is needed to resume")
+    if isinstance(keep, bool) or not isinstance(keep, int | np.integer) or keep < 1:
+        raise CheckpointError(f"expected to keep 1 checkpoint or more, got keep={keep!r}: one is needed to resume")
     together = jax.process_count() > 1
     data = [jax.random.key_data(leaf) if _is_key(leaf) else leaf for leaf in leaves.values()]
     arrays = {f"{i:05d}": leaf if together else np.asarray(leaf) for i, leaf in enumerate(data)}
     manifest = {
         "config": config,
-        "leaves": {path: _describe(leaf) for path, leaf in leaves.items()},
+        "leaves": {path: parameters.kind(leaf) for path, leaf in leaves.items()},
+        "empty": _empty_dicts(state),
         "key_impls": {path: str(jax.random.key_impl(leaf)) for path, leaf in leaves.items() if _is_key(leaf)},
     }
-    directory = pathlib.Path(directory).absolute()
+    directory = folders.absolute(directory)
     final, aside = directory / f"{step:08d}", directory / f"{step:08d}.old"
     temporary = directory / f".tmp-{step}-{'together' if together else os.getpid()}"
     first = jax.process_index() == 0
     try:
         if first:
             directory.mkdir(parents=True, exist_ok=True)
-            _sweep(directory)
+            folders.sweep(directory)
             temporary.mkdir()
         devices.meet(f"folder of step {step}")
-        orbax_io.call("save", temporary / _STATE, {name: array for name, array in arrays.items() if array.size})
+        with orbax_io.plain_name(temporary) as plain:
+            orbax_io.call("save", plain / _STATE, {name: array for name, array in arrays.items() if array.size})
         devices.meet(f"arrays of step {step}")
         if first:
+            if any(array.size for array in arrays.values()) and not orbax_io.has_arrays(temporary):
+                raise OSError(f"the arrays did not arrive in {temporary}")  # before the seal vouches for them
             seals.seal_up(temporary, manifest)
             if final.exists():
                 os.replace(final, aside)  # no folder can be renamed over another: until the next line, .old is read
@@ -94,13 +99,13 @@ def save(directory: str | os.PathLike, state: Any, *, config: Mapping[str, Any],
             seals.fsync(directory)
             others = [directory / f"{other:08d}" for other in steps(directory) if other != step]
             for folder in (aside, *others[: max(0, len(others) - keep + 1)]):
-                _remove(folder)
+                folders.remove(folder)
         devices.meet(f"checkpoint of step {step}")
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if not isinstance(error, Exception):  # Ctrl-C
             raise
-        good = _last_good(directory)
+        good = folders.last_good(directory)
         megabytes = sum(array.nbytes for array in arrays.values()) / 1e6
         raise CheckpointError(
             f"expected to save step {step} ({megabytes:.3g} MB) in {directory}, but {_reason(error)}. "
@@ -127,7 +132,8 @@ def restore(directory: str | os.PathLike, like: Any, *, config: Mapping[str, Any
     Raises:
         CheckpointError: There is none; it is incomplete; its configuration, paths, shapes or dtypes are not this run's
             (each difference is named); or a file is damaged, missing or extra: the message names it and the newest
-            checkpoint that verifies. Orbax opens nothing before all of this has passed.
+            checkpoint that verifies. Orbax opens nothing before all of this has passed. Or the step inside is not the
+            one of the folder's name. Where a later checkpoint is incomplete, a warning is logged.
 
     >>> import collections, tempfile
     >>> State = collections.namedtuple("State", "params step")
@@ -137,46 +143,94 @@ def restore(directory: str | os.PathLike, like: Any, *, config: Mapping[str, Any
     ...     restore(folder, state, config={"latent_dim": 2})
     State(params={'w': Array([1., 1., 1.], dtype=float32)}, step=Array(7, dtype=int32))
     """
-    directory = pathlib.Path(directory).absolute()
-    folder, leaves, config = _choose(directory, step), _leaves(like), seals.as_json(config)
+    directory = folders.absolute(directory)
+    folder, leaves, config = folders.choose(directory, step), _leaves(like), seals.as_json(config)
+
+    def check(manifest: dict[str, Any]) -> None:
+        mine = {path: parameters.kind(leaf) for path, leaf in leaves.items()}
+        seals.compare(folder, "configuration", config, manifest["config"], "take the checkpoint's values")
+        seals.compare(folder, "state", mine, manifest["leaves"], "build model and optimizer as it was built there")
+        keys = {path for path, leaf in leaves.items() if _is_key(leaf)}
+        seals.check_unchanged(folder, [*mine] == [*manifest["leaves"]] and keys == manifest["key_impls"].keys())
+
+    manifest = _verified(directory, folder, check)
+    data = [jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf for leaf in leaves.values()]
+    wanted = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in zip(leaves, data, strict=True)}
+    arrays, impls = _load(folder, manifest, wanted), manifest["key_impls"]
+    values = [_place(path, arrays[path], leaf, impls.get(path)) for path, leaf in leaves.items()]
+    state = jax.tree.unflatten(jax.tree.structure(like), values)
+    folders.check_step(folder, int(state.step))
+    return state
+
+
+def restore_params(directory: str | os.PathLike, *, step: int | None = None) -> Params:
+    """Read the parameters alone, of any run: neither its model nor its optimizer or configuration is needed.
+
+    Args:
+        directory: where `save` wrote.
+        step: which checkpoint; by default the newest complete one.
+
+    Returns:
+        The `params` of the state that was saved, as dicts of arrays on the default device.
+
+    Raises:
+        CheckpointError: as `restore`, where there is none, it is incomplete, damaged or of another step; and if the
+            state has no `params`, or they are not dicts of arrays: `restore` reads those, into a `like`.
+
+    >>> import collections, tempfile
+    >>> State = collections.namedtuple("State", "params opt_state step")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = save(folder, State({"w": jnp.ones(3)}, (jnp.zeros(3),), jnp.int32(7)), config={})
+    ...     restore_params(folder)
+    {'w': Array([1., 1., 1.], dtype=float32)}
+    """
+    directory = folders.absolute(directory)
+    folder = folders.choose(directory, step)
+    manifest = _verified(directory, folder)
+    mine = [path for path in manifest["leaves"] if path.startswith(".params")]
+    names = {path: parameters.dict_names(path.removeprefix(".params")) for path in mine}
+    if not mine or None in names.values() or names.keys() & manifest["key_impls"].keys():
+        odd = next((path for path, keys in names.items() if keys is None), "none")
+        raise CheckpointError(f"expected params that are dicts of arrays in {folder}, found {odd}: use restore")
+    paths = (path for path in (".step", *names) if path in manifest["leaves"])
+    arrays = _load(folder, manifest, {path: seals.blank(folder, manifest, path) for path in paths})
+    if ".step" in arrays:
+        folders.check_step(folder, int(arrays[".step"]))
+    empty = (parameters.dict_names(path.removeprefix(".params")) for path in manifest.get("empty", []))
+    items = [(keys, jnp.asarray(arrays[path])) for path, keys in names.items() if keys]
+    return parameters.nested([*items, *((keys, {}) for keys in empty if keys)])
+
+
+def _verified(
+    directory: pathlib.Path, folder: pathlib.Path, check: Callable[[dict[str, Any]], None] | None = None
+) -> dict[str, Any]:
+    """The manifest of a checkpoint of which every byte is as it was saved; before the files are read, it is checked."""
     manifest: dict[str, Any] = {}
     if not (damage := seals.broken_seal(folder)):
         manifest = seals.read_manifest(folder)
-        mine = {path: _describe(leaf) for path, leaf in leaves.items()}
-        seals.compare(folder, "configuration", config, manifest["config"], "take the checkpoint's values")
-        seals.compare(folder, "state", mine, manifest["leaves"], "build model and optimizer as it was built there")
+        if check is not None:
+            check(manifest)
         damage = seals.damaged_file(folder, manifest)
     if damage:
-        good = _last_good(directory)
+        good = folders.last_good(directory)
         advice = f"pass step={good}, the newest that verifies, or delete {folder}" if good is not None else "start anew"
         raise CheckpointError(f"expected {folder} as it was saved, but {damage}. Nothing was read: {advice}")
-    data = [jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf for leaf in leaves.values()]
-    wanted = {path: np.empty(leaf.shape, leaf.dtype) for path, leaf in zip(leaves, data, strict=True) if leaf.size}
-    index = {path: f"{i:05d}" for i, path in enumerate(manifest["leaves"])}
+    return manifest
+
+
+def _load(folder: pathlib.Path, manifest: dict[str, Any], wanted: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays that stand at some paths; `wanted` are arrays of their shapes and dtypes. Empty ones Orbax skips."""
+    stored = {f"{i:05d}": path for i, path in enumerate(manifest["leaves"]) if 0 not in seals.shape(manifest, path)}
     try:
-        arrays = orbax_io.call("load", folder / _STATE, {index[path]: array for path, array in wanted.items()})
+        with orbax_io.plain_name(folder) as plain:  # `...` is Orbax's word for what is not wanted
+            found = orbax_io.call("load", plain / _STATE, {i: wanted.get(path, ...) for i, path in stored.items()})
     except Exception as error:
         raise CheckpointError(
             f"{folder} is as it was saved, but Orbax cannot read it: {_reason(error)}. Use the version that wrote it"
         ) from error
-    impls = manifest["key_impls"]
-    values = [_place(path, arrays.get(index[path]), leaf, impls.get(path)) for path, leaf in leaves.items()]
-    return jax.tree.unflatten(jax.tree.structure(like), values)
-
-
-def steps(directory: str | os.PathLike) -> list[int]:
-    """List the steps of the complete checkpoints, those with digests; `restore` verifies them.
-
-    Args:
-        directory: where `save` wrote, or will.
-
-    Returns:
-        The steps, ascending; an empty list where there are none.
-
-    >>> steps("a directory that is not there")
-    []
-    """
-    return sorted(step for step, folder in _folders(pathlib.Path(directory)).items() if seals.is_sealed(folder))
+    arrays = {path: found[i] for i, path in stored.items() if path in wanted}
+    seals.check_unchanged(folder, all(array.shape == wanted[path].shape for path, array in arrays.items()))
+    return wanted | arrays
 
 
 def _step(state: Any) -> int:
@@ -201,73 +255,30 @@ def _leaves(tree: Any) -> dict[str, Any]:
     return leaves
 
 
+def _empty_dicts(tree: Any) -> list[str]:
+    """Where a tree has dicts that hold nothing, such as the parameters of a fixed prior: no leaf tells of them."""
+    nodes = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: isinstance(node, dict) and not node)
+    return [jax.tree_util.keystr(keys) for keys, node in nodes if isinstance(node, dict)]
+
+
 def _is_key(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _describe(leaf: Any) -> str:
-    return f"{leaf.dtype}{list(leaf.shape)}"
-
-
-def _place(path: str, array: np.ndarray | None, like: Any, key_impl: str | None) -> Any:
-    if array is None:  # empty: Orbax does not take these
-        array = np.zeros(like.shape, like.dtype)
+def _place(path: str, array: np.ndarray, like: Any, key_impl: str | None) -> Any:
     if isinstance(like, np.ndarray | np.generic):
         return array
-    value = array if key_impl is None else jax.random.wrap_key_data(jnp.asarray(array), impl=key_impl)
+    try:
+        value = array if key_impl is None else jax.random.wrap_key_data(jnp.asarray(array), impl=key_impl)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"expected {like.dtype} for {path}, found a key of {key_impl}: {_reason(error)}"
+        ) from error
     # A jitted step moves an uncommitted array to where its other arguments are, and refuses to move a committed one.
     value = jax.device_put(value, like.sharding if getattr(like, "committed", True) else None)
     if value.dtype != like.dtype:
         raise CheckpointError(f"expected {like.dtype} for {path}, JAX made it {value.dtype}: set jax_enable_x64")
     return value
-
-
-def _folders(directory: pathlib.Path) -> dict[int, pathlib.Path]:
-    folders = {}
-    for path in sorted(directory.iterdir()) if directory.is_dir() else []:  # NNNNNNNN comes before NNNNNNNN.old
-        if match := re.fullmatch(r"(\d{8,})(\.old)?", path.name):
-            folders.setdefault(int(match[1]), path)
-    return folders
-
-
-def _choose(directory: pathlib.Path, step: int | None) -> pathlib.Path:
-    complete, folders = steps(directory), _folders(directory)
-    folder = folders.get(max(complete, default=-1) if step is None else step)
-    if folder is not None and seals.is_sealed(folder):
-        return folder
-    if folder is not None:
-        found = (
-            f"it incomplete, without {seals.MANIFEST} or {seals.SEAL}: nothing vouches for its values. "
-            f"Delete {folder} and take one of the steps {complete}"
-        )
-    elif step is None:
-        found = "none: check the path, or start a new run there"
-    else:
-        found = f"steps {complete}: pass one of these"
-    which = "" if step is None else f"of step {step} "
-    raise CheckpointError(f"expected a checkpoint {which}in {directory}, found {found}")
-
-
-def _last_good(directory: pathlib.Path) -> int | None:
-    folders = _folders(directory)
-    return next((step for step in reversed(steps(directory)) if seals.verifies(folders[step])), None)
-
-
-def _remove(folder: pathlib.Path) -> None:
-    if folder.exists():  # renamed first: half a checkpoint must not stand under a good name
-        doomed = folder.with_name(f".tmp-{folder.name}")
-        os.replace(folder, doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _sweep(directory: pathlib.Path) -> None:
-    for path in directory.glob(".tmp-*"):
-        shutil.rmtree(path)
-    for aside in directory.glob("[0-9]" * 8 + "*.old"):
-        if aside.with_suffix("").exists():
-            _remove(aside)
-        else:  # killed between the two renames of a replacement
-            os.replace(aside, aside.with_suffix(""))
 
 
 def _reason(error: BaseException) -> str:

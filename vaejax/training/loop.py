@@ -4,19 +4,22 @@ Nothing here jits or donates: the caller does, and so may also vmap a run over k
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Key
 
 from vaejax import checks, devices
-from vaejax.training.step import TrainState, TrainStep
+from vaejax.training.step import TrainState, TrainStep, check_state
 
 # Folded into the key of a run to get the key that orders the epochs; no step has this number.
 _ORDER = np.uint32(2**32 - 1)
+# Of the examples, drawn at one time: 4 MiB, for each run of a population. A longer run draws the next ones in between.
+_MOST_ROWS = 2**20
 
 
 def fit(
@@ -43,11 +46,13 @@ def fit(
         state: where to start; `state.step` says which step comes next. Under `vmap` over runs, `state.step` must be
             shared (`in_axes` None), and so must `out_axes`: a batched step would redraw the order at every step.
         key: the key of the whole run, the same for every call.
-        data: an array, or a tree of arrays, with the examples on the first axis.
+        data: an array, or a tree of arrays, with the examples on the first axis. Whatever NumPy reads as an array, such
+            as a data frame or nested lists of numbers, is one.
         num_steps: length of the scan; static under `jit`.
         batch_size: examples in a batch; static under `jit`.
         stop: the step before which to stop, which may be traced: steps from there on change nothing and report NaN.
-            So one compilation with one `num_steps` serves runs of any length.
+            So one compilation with one `num_steps` serves runs of any length. With it, the host of a GPU reads at each
+            step whether it is the last.
 
     Returns:
         The state, and the history: what `step` reports, with each scalar stacked to (num_steps,) and everything that is
@@ -56,7 +61,7 @@ def fit(
     Raises:
         ValueError: if there are no data, arrays differ in their number of examples, batch_size is not an integer from
             1 to that number, num_steps is not an integer of at least 0, or the data are concrete and hold NaN or
-            infinities, or are float64 while JAX runs in 32 bits.
+            infinities, or are float64 while JAX runs in 32 bits; or if step, state or key is none.
 
     >>> import optax
     >>> from vaejax import models, objectives, training
@@ -68,30 +73,48 @@ def fit(
     >>> history.elbo.shape
     (10,)
     """
+    _check_run(step, state, key)
+    data = _as_arrays(data)
     num_examples = _check_fit(data, num_steps, batch_size)
+    if stop is not None:
+        checks.check_number("stop", stop)
     data = jax.tree.map(jnp.asarray, data)
     batches = num_examples // batch_size
     order_key = jax.random.fold_in(key, _ORDER)
-    start = state.step
 
-    def epoch_order(t: Array) -> Array:
-        return jax.random.permutation(jax.random.fold_in(order_key, t // batches), num_examples)
+    def epoch_order(epoch: Array) -> Array:
+        order = jax.random.permutation(jax.random.fold_in(order_key, epoch), num_examples)
+        return order[: batches * batch_size].astype(jnp.int32)
 
-    def take_step(carry: tuple[TrainState, Array], _: None) -> tuple[tuple[TrainState, Array], Any]:
-        state, order = carry
-        t = state.step
-        # 25 ms for 60,000 examples, so drawn once an epoch and carried.
-        order = lax.cond((t % batches == 0) & (t > start), epoch_order, lambda t: order, t)
-        rows = lax.dynamic_slice_in_dim(order, (t % batches) * batch_size, batch_size)
-        batch = devices.spread(devices.BATCH, jax.tree.map(lambda array: array[rows], data))
-        state, info = step(state, jax.random.fold_in(key, t), batch)
-        return (state, order), _scalars(info)
+    def run(state: TrainState, num_steps: int, stop: ArrayLike | None) -> tuple[TrainState, Any]:
+        start = state.step
+        first = start // batches
+        end = start + num_steps if stop is None else jnp.clip(stop, start, start + num_steps)
+        # Drawn before the steps, since a condition within them stops a GPU until its host has read it. 25 ms for 60,000
+        # examples, so no more epochs than these steps touch.
+        epochs = (batches + max(num_steps, 1) - 2) // batches + 1  # at most
+        blank = jnp.zeros((epochs, batches * batch_size), jnp.int32)
+        number = jnp.where(end > start, (end - 1) // batches - first + 1, 0)
+        orders = lax.fori_loop(0, number, lambda e, orders: orders.at[e].set(epoch_order(first + e)), blank).ravel()
 
-    if stop is None:
-        (state, _), history = lax.scan(take_step, (state, epoch_order(start)), length=num_steps)
-    else:
-        (state, _), history = _stopped_scan(take_step, (state, epoch_order(start)), None, num_steps, stop - start)
-    return state, history
+        def take_step(state: TrainState, _: None) -> tuple[TrainState, Any]:
+            rows = lax.dynamic_slice_in_dim(orders, (state.step - first * batches) * batch_size, batch_size)
+            batch = devices.spread(devices.BATCH, jax.tree.map(lambda array: array[rows], data))
+            state, info = step(state, jax.random.fold_in(key, state.step), batch)
+            return state, _scalars(info)
+
+        if stop is None:
+            state, history = lax.scan(take_step, state, length=num_steps)
+        else:
+            state, history = _stopped_scan(take_step, state, None, num_steps, stop - start)
+        return state, history()
+
+    most = max(1, _MOST_ROWS // batch_size)
+    if num_steps <= most:
+        return run(state, num_steps, stop)
+    end = state.step + num_steps if stop is None else jnp.minimum(stop, state.step + num_steps)
+    state, history = lax.scan(lambda state, _: run(state, most, end), state, length=-(-num_steps // most))
+    return state, jax.tree.map(lambda parts: parts.ravel()[:num_steps], history)
 
 
 def fit_batches(
@@ -112,7 +135,9 @@ def fit_batches(
         The state, and the history with each scalar stacked to (num_steps,), as in `fit`.
 
     Raises:
-        ValueError: if there is no batch or no example, or arrays differ in their number of either.
+        ValueError: if there is no batch or no example, or arrays differ in their number of either; and, as `fit`, if
+            concrete batches hold NaN or infinities, or would be rounded: the first two numbers of the index that the
+            message names are the batch and the example. Under `jit` nobody sees them: `streams.read` looks before.
 
     >>> import optax
     >>> from vaejax import models, objectives, training
@@ -123,24 +148,68 @@ def fit_batches(
     >>> history.elbo.shape
     (10,)
     """
+    _check_run(step, state, key)
+    batches = _as_arrays(batches)
     shapes = {leaf.shape[:2] for leaf in jax.tree.leaves(batches)}
     if len(shapes) != 1 or len(next(iter(shapes))) < 2 or 0 in next(iter(shapes)):
         raise ValueError(
             f"expected batches on two axes, (num_steps, batch_size, ...), alike in all arrays and not empty; got "
             f"{sorted(shapes)}"
         )
+    checks.check_values(batches)
+    batches = jax.tree.map(jnp.asarray, batches)
 
     def take_step(state: TrainState, batch: Any) -> tuple[TrainState, Any]:
         state, info = step(state, jax.random.fold_in(key, state.step), devices.spread(devices.BATCH, batch))
         return state, _scalars(info)
 
     if stop is None:
-        return lax.scan(take_step, state, batches)
-    return _stopped_scan(take_step, state, batches, next(iter(shapes))[0], stop - state.step)
+        state, history = lax.scan(take_step, state, batches)
+    else:
+        state, history = _stopped_scan(take_step, state, batches, next(iter(shapes))[0], stop - state.step)
+    return state, history()
 
 
-def _scalars(info: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf if jnp.ndim(leaf) == 0 else None, info)
+def _check_run(step: Any, state: Any, key: Any) -> None:
+    checks.check_function("step", step, "(state, key, batch) -> (state, info), as make_train_step makes")
+    check_state(state)
+    checks.check_key(key)
+
+
+def _as_arrays(data: Any) -> Any:
+    """The tree with arrays at its leaves, also where lists of numbers or a data frame stand."""
+
+    def is_array(node: Any) -> bool:
+        return isinstance(node, list) and all(isinstance(leaf, int | float) for leaf in jax.tree.leaves(node))
+
+    def as_array(leaf: Any) -> Any:
+        if hasattr(leaf, "dtype") and hasattr(leaf, "shape"):  # of NumPy or JAX, traced or not; a key
+            return leaf
+        checks.check_array(leaf)
+        return jnp.asarray(leaf) if isinstance(leaf, list) else np.asarray(leaf)
+
+    return jax.tree.map(as_array, data, is_leaf=is_array)
+
+
+class _Unpacked(NamedTuple):
+    """From numbers side by side, of one array for each dtype, to the tree of them, whatever axes are in front."""
+
+    structure: Any
+    dtypes: tuple[str, ...]
+
+    def __call__(self, rows: dict[str, Array]) -> Any:
+        places = {dtype: iter(range(self.dtypes.count(dtype))) for dtype in rows}
+        leaves = [rows[dtype][..., next(places[dtype])] for dtype in self.dtypes]
+        return jax.tree.unflatten(self.structure, leaves)
+
+
+def _scalars(info: Any) -> Partial:
+    """The scalars side by side, so that a step writes them to the history at once; called, the tree of them."""
+    kept = jax.tree.map(lambda leaf: jnp.asarray(leaf) if jnp.ndim(leaf) == 0 else None, info)
+    leaves, structure = jax.tree.flatten(kept)
+    dtypes = tuple(str(leaf.dtype) for leaf in leaves)
+    rows = {name: jnp.stack([leaf for leaf in leaves if str(leaf.dtype) == name]) for name in sorted(set(dtypes))}
+    return Partial(_Unpacked(structure, dtypes), rows)
 
 
 def _stopped_scan(body: Callable, carry: Any, batches: Any, num_steps: int, count: ArrayLike) -> tuple[Any, Any]:

@@ -1,9 +1,11 @@
 """Orbax, called so that it neither floods the terminal nor hangs when interrupted."""
 
 import contextlib
+import functools
 import gc
 import logging
 import os
+import pathlib
 import signal
 import sys
 import tempfile
@@ -53,7 +55,7 @@ def call(function: str, *arguments: Any) -> Any:
         stack.enter_context(contextlib.redirect_stdout(sink))  # in a notebook and under pytest, not the descriptors
         stack.enter_context(contextlib.redirect_stderr(sink))
         stack.callback(setattr, sys, "unraisablehook", sys.unraisablehook)
-        sys.unraisablehook = sys.__unraisablehook__  # prints; pytest's would collect TensorStore's late callbacks
+        sys.unraisablehook = functools.partial(_write_unraisable, sink)
         try:
             with ocp.Context():
                 return getattr(ocp, function)(*arguments)
@@ -69,6 +71,29 @@ def call(function: str, *arguments: Any) -> Any:
             sink.seek(0)
             error.add_note("".join([line for line in sink if line.strip()][-1:]).strip())
             raise
+
+
+@contextlib.contextmanager
+def plain_name(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The folder under a name that TensorStore reads as it stands: it takes brackets and backslashes for syntax."""
+    if not any(letter in str(folder) for letter in "[]\\"):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="checkpoint-") as elsewhere:
+        link = pathlib.Path(elsewhere) / "link"
+        link.symlink_to(folder, target_is_directory=True)
+        yield link
+
+
+def has_arrays(folder: pathlib.Path) -> bool:
+    """Whether the arrays of a save have arrived in its folder, and not what describes them alone."""
+    return any(folder.rglob("manifest.ocdbt"))  # of the database that Orbax keeps arrays in
+
+
+def _write_unraisable(sink: Any, unraisable: Any) -> None:
+    """An error of TensorStore's late callbacks; one of them may still be at it when the sink is closed."""
+    with contextlib.suppress(ValueError):
+        traceback.print_exception(unraisable.exc_value, file=sink)
 
 
 @contextlib.contextmanager

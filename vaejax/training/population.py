@@ -13,7 +13,7 @@ from vaejax import checks, devices
 from vaejax.distributions import Params
 from vaejax.estimators import monte_carlo
 from vaejax.training.loop import fit
-from vaejax.training.step import TrainState, TrainStep
+from vaejax.training.step import TrainState, TrainStep, check_state
 
 
 def init_population(
@@ -31,7 +31,7 @@ def init_population(
         The states in one, with the step 0 that they share.
 
     Raises:
-        Whatever `init` or the optimizer does.
+        ValueError: if `init` is no function or the optimizer none of optax; and whatever they do.
 
     >>> from vaejax import models
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
@@ -39,6 +39,9 @@ def init_population(
     >>> states.params["decoder"]["network"]["layer_0"]["kernel"].shape, states.step.shape
     ((4, 2, 3), ())
     """
+    checks.check_function("init", init, "key -> params")
+    checks.check_optimizer(optimizer)
+    checks.check_keys(keys, most_axes=2)
     params = jax.vmap(init)(keys)
     return TrainState(params, jax.vmap(optimizer.init)(params), jnp.zeros((), jnp.int32))
 
@@ -94,6 +97,9 @@ def fit_population(
     >>> history.elbo.shape
     (4, 10)
     """
+    checks.check_function("make_step", make_step, "hyperparameters -> step")
+    check_state(states)
+    checks.check_keys(keys)
     number = len(keys)
     hyperparameters = jax.tree.map(jnp.asarray, hyperparameters)
     own_data = None

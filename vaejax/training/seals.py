@@ -9,11 +9,16 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
 FORMAT = 1
 MANIFEST, SEAL = "manifest.json", "manifest.sha256"
+_KIND = r"[a-z0-9_<>]+\[(\d+(, \d+)*)?\]"  # of a leaf: dtype and shape
 
 
 class CheckpointError(ValueError):
@@ -62,14 +67,61 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     """The manifest of a folder whose seal is not broken.
 
     Raises:
-        CheckpointError: if it is of another format.
+        CheckpointError: if it is of another format, or was changed and sealed anew so that it is none.
     """
-    manifest = json.loads((folder / MANIFEST).read_text())
-    if manifest["format"] != FORMAT:
+    manifest = None
+    with contextlib.suppress(ValueError):  # neither JSON nor text
+        manifest = json.loads((folder / MANIFEST).read_text())
+    form = manifest.get("format") if isinstance(manifest, dict) else None
+    if isinstance(form, int) and form != FORMAT:
+        raise CheckpointError(f"expected {folder} in format {FORMAT}, found {form}: use its vaejax version")
+    check_unchanged(folder, form == FORMAT and _is_whole(manifest))
+    return manifest  # pyright: ignore[reportReturnType]
+
+
+def check_unchanged(folder: pathlib.Path, holds: bool) -> None:
+    """Refuse a manifest that `seal_up` cannot have written.
+
+    Raises:
+        CheckpointError: unless it `holds`.
+    """
+    if not holds:
         raise CheckpointError(
-            f"expected {folder} in format {FORMAT}, found {manifest['format']}: use its vaejax version"
+            f"expected {folder / MANIFEST} as it was saved, found it changed and sealed anew: nothing vouches for the "
+            f"values. Delete {folder} and take another checkpoint"
         )
-    return manifest
+
+
+def shape(manifest: Mapping[str, Any], path: str) -> list[int]:
+    """The shape of the array at a path."""
+    return json.loads("[" + manifest["leaves"][path].partition("[")[2])
+
+
+def blank(folder: pathlib.Path, manifest: Mapping[str, Any], path: str) -> np.ndarray:
+    """An array of the shape and dtype of the one at a path; of its values nothing is said.
+
+    Raises:
+        CheckpointError: if there is none of that path, or it is of no dtype.
+    """
+    check_unchanged(folder, path in manifest["leaves"])
+    try:
+        return np.empty(shape(manifest, path), jnp.dtype(manifest["leaves"][path].partition("[")[0]))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"expected an array at {path} of {folder}, found {error}") from error
+
+
+def _is_whole(manifest: Mapping[str, Any]) -> bool:
+    tables = [manifest.get(name) for name in ("config", "leaves", "key_impls", "files")]
+    empty = manifest.get("empty", [])  # absent from older ones
+    if not all(isinstance(table, dict) for table in tables) or not isinstance(empty, list):
+        return False
+    _, leaves, impls, files = tables
+    return (
+        all(isinstance(path, str) for path in empty)
+        and all(isinstance(said, str) and re.fullmatch(_KIND, said) for said in leaves.values())
+        and all(impl in ("threefry2x32", "rbg", "unsafe_rbg") for impl in impls.values())
+        and all(isinstance(said, list) and [*map(type, said)] == [int, str] for said in files.values())
+    )
 
 
 def as_json(config: Mapping[str, Any]) -> dict[str, Any]:

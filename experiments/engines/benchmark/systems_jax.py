@@ -1,6 +1,7 @@
 """vaejax in `benchmark.py`, as its README uses it."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,27 +13,34 @@ from engines.harness.rows import mean_and_error
 from vaejax import estimators, evaluation, laboratory, models, objectives, training
 
 
+def model_of(work: Work) -> models.VAE:
+    """The model of a work, as the README makes one."""
+    if work.is_conv:
+        *channels, units = work.hidden_sizes
+        return models.conv_vae(work.image_shape, work.latent_dim, channels, units, "gaussian_fixed_std", "relu")
+    return models.mlp_vae(work.image_shape, work.latent_dim, work.hidden_sizes)
+
+
+def objective_of(work: Work, vae: models.VAE, chunk_size: int | None = None) -> objectives.Objective:
+    """What is maximised."""
+    options: Any = {"num_samples": work.num_samples, "chunk_size": chunk_size}
+    if work.objective == "iwae":
+        return objectives.make_iwae(vae, **options)
+    if work.objective == "score":
+        return objectives.make_elbo(vae, estimators.score_function(baseline="leave_one_out"), **options)
+    return objectives.make_elbo(vae, **options)
+
+
 class Vaejax:
     """This library as its README uses it."""
 
     def __init__(self, work: Work, encoder: Layers, decoder: Layers, images: np.ndarray):
         self.work, self.images = work, jnp.asarray(images)
-        if work.is_conv:
-            *channels, units = work.hidden_sizes
-            likelihood = "gaussian_fixed_std"
-            self.vae = models.conv_vae(work.image_shape, work.latent_dim, channels, units, likelihood, "relu")
-        else:
-            self.vae = models.mlp_vae(work.image_shape, work.latent_dim, work.hidden_sizes)
+        self.vae = model_of(work)
         params = self.params = self.vae.init(jax.random.key(0))
         for name, layers in (("encoder", encoder), ("decoder", decoder)):
             params[name]["network"] = jax.tree.map(jnp.asarray, filled(params[name]["network"], layers))
-        if work.objective == "iwae":
-            self.objective = objectives.make_iwae(self.vae, num_samples=work.num_samples)
-        elif work.objective == "score":
-            estimator = estimators.score_function(baseline="leave_one_out")
-            self.objective = objectives.make_elbo(self.vae, estimator, work.num_samples)
-        else:
-            self.objective = objectives.make_elbo(self.vae, num_samples=work.num_samples)
+        self.objective = objective_of(work, self.vae)
         optimizer = optax.adam(LEARNING_RATE)
         step = training.make_train_step(self.objective, optimizer)
         self.state = training.init_state(params, optimizer)

@@ -51,6 +51,8 @@ def parse(args: list[str]) -> Config:
     }
     if not 0 < config.effort < math.inf:
         raise ValueError(f"--effort must be a positive number; got {config.effort}")
+    if config.effort > command_line.MOST_EFFORT:
+        raise ValueError(f"--effort must be at most {command_line.MOST_EFFORT:,}; got {config.effort}")
     if not 1 <= config.seeds <= 1000:
         raise ValueError(f"--seeds must be from 1 to 1000; got {config.seeds}")
     return dataclasses.replace(config, **chosen)

@@ -21,6 +21,10 @@ PATIENCE = 5  # checks of the mutual information, of twenty, without a rise; the
 UNITS = {"active units": "units", "seconds of training": "s"}  # of quantities that are not in nats
 
 
+# `(vae, params, key, x) -> (estimate, error)` of log p(x) of each example.
+LogLikelihood = Callable[..., tuple[np.ndarray, np.ndarray]]
+
+
 class Recipe(NamedTuple):
     """How a model is trained, the same for every cure.
 
@@ -84,26 +88,7 @@ def train(
     snapshots_at: Sequence[float],
 ) -> fitting.Trained:
     """One run under a cure, from `params`."""
-    objective, optimizer, size = objective_of(cure, vae, recipe), recipe.optimizer, recipe.batch_size
-    if cure == "aggressive":
-        number = recipe.max_encoder_steps
-        step = inference.make_aggressive_train_step(
-            vae,
-            objective,
-            optimizer,
-            optimizer,
-            jnp.asarray(splits.validation[:500]),
-            batch_size=size,
-            max_encoder_steps=number,
-            window=max(1, number // 4),
-            check_every=max(1, recipe.num_steps // 20),
-            patience=PATIENCE,
-        )
-        state = inference.init_lagging(params, optimizer, optimizer)
-        size *= 1 + number  # each step of the encoder and that of the decoder takes new examples
-    else:
-        step = training.make_train_step(objective, optimizer)
-        state = training.init_state(params, optimizer)
+    step, state, size = started(cure, vae, recipe, params, splits.validation)
     return fitting.train_steps(
         what,
         step,
@@ -114,6 +99,30 @@ def train(
         batch_size=size,
         snapshots_at=snapshots_at,
     )
+
+
+def started(
+    cure: str, vae: models.VAE, recipe: Recipe, params: Any, validation: np.ndarray
+) -> tuple[training.TrainStep, training.TrainState, int]:
+    """The train step of a cure, its first state, and the examples that a step takes."""
+    objective, optimizer, size = objective_of(cure, vae, recipe), recipe.optimizer, recipe.batch_size
+    if cure != "aggressive":
+        return training.make_train_step(objective, optimizer), training.init_state(params, optimizer), size
+    number = recipe.max_encoder_steps
+    step = inference.make_aggressive_train_step(
+        vae,
+        objective,
+        optimizer,
+        optimizer,
+        jnp.asarray(validation[:500]),
+        batch_size=size,
+        max_encoder_steps=number,
+        window=max(1, number // 4),
+        check_every=max(1, recipe.num_steps // 20),
+        patience=PATIENCE,
+    )
+    # Each step of the encoder and that of the decoder takes new examples.
+    return step, inference.init_lagging(params, optimizer, optimizer), size * (1 + number)
 
 
 def curves(history: Any, num_steps: int) -> dict[str, np.ndarray]:
@@ -128,13 +137,14 @@ def curves(history: Any, num_steps: int) -> dict[str, np.ndarray]:
     return {"steps": ends[1:], **means}
 
 
-def sampled(vae: models.VAE, params: Any, key: jax.Array, x: Any) -> np.ndarray:
-    """Log p(x) of each example by importance sampling."""
-    return np.asarray(evaluation.log_likelihood(vae, params, key, x, NUM_SAMPLES).estimate)
+def sampled(vae: models.VAE, params: Any, key: jax.Array, x: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Log p(x) of each example by importance sampling, and its standard error."""
+    result = evaluation.log_likelihood(vae, params, key, x, NUM_SAMPLES)
+    return np.asarray(result.estimate), np.asarray(result.standard_error)
 
 
 def measured(
-    vae: models.VAE, params: Any, seed: int, test: Any, log_likelihood: Callable[..., np.ndarray] = sampled
+    vae: models.VAE, params: Any, seed: int, test: Any, log_likelihood: LogLikelihood = sampled
 ) -> dict[str, float]:
     """Means over test data, and the seconds that they took; `log_likelihood` takes the arguments of `sampled`."""
     start = time.perf_counter()
@@ -145,10 +155,12 @@ def measured(
         likelihoods.append(log_likelihood(vae, params, jax.random.fold_in(likelihood_key, first), part))
         part_key = jax.random.fold_in(elbo_key, first)
         elbos.append(np.asarray(evaluation.elbo(vae, params, part_key, part, 10).estimate))
+    likelihood, error = (np.concatenate(parts) for parts in zip(*likelihoods, strict=True))
     rate = evaluation.rate_distortion(vae, params, jax.random.fold_in(latent_key, 0), test, 1)
     information = evaluation.mutual_information(vae, params, jax.random.fold_in(latent_key, 1), test)
     return {
-        "log p(x)": float(np.concatenate(likelihoods).mean()),
+        "log p(x)": float(likelihood.mean()),
+        "largest error of one log p(x)": float(error.max()),
         "ELBO": float(np.concatenate(elbos).mean()),
         "KL": float(rate.rate),
         "mutual information": float(information.estimate),
@@ -165,7 +177,7 @@ def compare(
     splits: Splits,
     init: Callable[[jax.Array], Any],
     *,
-    log_likelihood: Callable[..., np.ndarray] = sampled,
+    log_likelihood: LogLikelihood = sampled,
     known: dict[str, float] | None = None,
     watch: Callable[[Any], Any] | None = None,
     watched_at: Sequence[float] = (),

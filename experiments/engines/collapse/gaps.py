@@ -70,8 +70,8 @@ def two_latents(setting: Setting):
     x = jnp.asarray(setting.test[:NUM_CHAINS_TEST])
     sizes = {"num_warmup": setting.steps(500), "num_samples": max(100, setting.steps(1000))}
     exact, exact_seconds = timed(evaluation.quadrature_posterior, vae, params, x, 401, bound=6.0)
-    chains, chain_seconds = timed(inference.sample_posterior, vae, params, jax.random.key(1), x, **sizes)
-    fitted, fit_seconds = timed(inference.fit_posterior, vae, params, jax.random.key(2), x)
+    chains, chain_seconds = timed(inference.sample_posterior, vae, params, jax.random.key(5), x, **sizes)
+    fitted, fit_seconds = timed(inference.fit_posterior, vae, params, jax.random.key(6), x)
     q, encode_seconds = timed(vae.encode, params, x)
     std = jnp.sqrt(jnp.diagonal(exact.covariance, axis1=1, axis2=2))
     found = {

@@ -35,7 +35,7 @@ def run(setting: Setting) -> Result:
                 batch_size=100,
             )
             found = cures.measured(vae, trained.params, seed, setting.test)
-            rate = evaluation.rate_distortion(vae, trained.params, jax.random.key(seed), setting.test)
+            rate = evaluation.rate_distortion(vae, trained.params, jax.random.key(seed + 2000), setting.test)
             runs.append(found | {"distortion": float(rate.distortion)})
         note = "the same model, data and steps; only the weight differs"
         rows += cures.rows_of(f"weight {weight:g}", runs, note)

@@ -54,6 +54,8 @@ def parse(args: list[str]) -> Config:
     parts = command_line.chosen("parts", config.parts, PARTS)
     if not 0 < config.effort < math.inf:
         raise ValueError(f"--effort must be a positive number; got {config.effort}")
+    if config.effort > command_line.MOST_EFFORT:
+        raise ValueError(f"--effort must be at most {command_line.MOST_EFFORT:,}; got {config.effort}")
     if not 0 <= config.seed < 2**31:
         raise ValueError(f"--seed must be from 0 to 2^31 - 1; got {config.seed}")
     return dataclasses.replace(config, parts=parts)

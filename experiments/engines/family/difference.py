@@ -105,6 +105,11 @@ def run(setting: Setting) -> Result:
     return Result(rows, {"names": np.array([member.name for member in members]), **arrays})
 
 
+def keys_of(seed: int) -> jax.Array:
+    """The keys of init, of training, and of log p(x)."""
+    return jax.random.split(jax.random.key(seed), 3)
+
+
 def trained_members(setting: Setting) -> list[Member]:
     """The three models, trained alike."""
     sizes = (setting.image_shape, LATENT_DIM, (100, 50) if setting.small else (500, 250), "bernoulli", "gelu")
@@ -118,7 +123,7 @@ def trained_members(setting: Setting) -> list[Member]:
         ("denoising autoencoder", plain, reconstruction(corrupt=noise)),
         ("VAE", vae, objectives.make_elbo(vae)),
     ):
-        init_key, fit_key = jax.random.split(jax.random.key(setting.seed))  # the same for all of them
+        init_key, fit_key, _ = keys_of(setting.seed)  # the same for all of them
         trained = fitting.train(
             f"{name}, 2 latents",
             objective,
@@ -155,7 +160,7 @@ def generation(members: list[Member], sets: Sets) -> Result:
 
 def densities(seed: int, members: list[Member], sets: Sets) -> Result:
     """Log p(x): refused for autoencoders, estimated for the VAE, exact for probabilistic PCA."""
-    data_key, *keys = jax.random.split(jax.random.fold_in(jax.random.key(seed), 1), 1 + len(members))
+    data_key, *keys = jax.random.split(keys_of(seed)[2], 1 + len(members))
     binarized = data.binarize_dynamic(data_key, sets.test)
     rows = []
     for member, key in zip(members, keys, strict=True):

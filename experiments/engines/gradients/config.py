@@ -3,12 +3,14 @@
 import dataclasses
 import math
 import pathlib
+from typing import Literal
 
 import tyro
 
 from engines.harness import command_line
 
-ESTIMATORS = (
+# By the kind of latents; the first are the unit of all ratios.
+GAUSSIAN = (
     "pathwise",
     "score_function",
     "moving_average",
@@ -21,20 +23,28 @@ ESTIMATORS = (
     "doubly_reparameterized",
     "vimco",
 )
+CATEGORICAL = ("leave_one_out", "score_function", "moving_average", "nvil", "rebar", "relax")
+OTHERS = ("vimco", "ovis", "gumbel_softmax", "straight_through", "reinmax")
+BERNOULLI = (*CATEGORICAL, "muprop", "disarm", "arms", "double_control_variates", "rodeo", *OTHERS)
+ESTIMATORS = {"gaussian": GAUSSIAN, "bernoulli": BERNOULLI, "categorical": (*CATEGORICAL, *OTHERS)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(command_line.BinarizedDataOptions):
     """Options of a comparison. Every one of them is written to config.json."""
 
+    latents: Literal["gaussian", "bernoulli", "categorical"] = "gaussian"
+    """Of the model. Where they are discrete, nothing is reparameterized, and the unit of all ratios is REINFORCE with
+    leave-one-out of two samples."""
     latent_dim: int = 0
     """Numbers in one latent; 0: 5 for digits, else 20."""
     hidden_sizes: tuple[int, ...] = ()
     """Hidden tanh units of encoder and decoder; by default 50 for digits, else 500."""
-    estimators: tuple[str, ...] = ESTIMATORS
-    """Which to compare, by name; pathwise, the unit of all ratios, is always among them."""
-    num_samples: tuple[int, ...] = (1, 4, 16, 64)
-    """Values of K, samples of z for each example; 1, the unit, is always among them."""
+    estimators: tuple[str, ...] = ()
+    """Which to compare, by name, by default all; the unit of all ratios is always among them."""
+    num_samples: tuple[int, ...] = ()
+    """Values of K, samples of z for each example, by default 1 4 16 64, of discrete latents 2 4 16; that of the unit is
+    always among them."""
     num_repeats: int = 200
     """Gradients behind each variance."""
     comparison_batch_size: int = 50
@@ -73,18 +83,26 @@ def parse(args: list[str]) -> Config:
         Config, description="Compare gradient estimators: their noise, their cost, the training they make.", args=args
     )
     # What the others are compared with is always there: one reparameterized sample, and reparameterization of a bound.
-    names = ("pathwise", *config.estimators)
-    if {"doubly_reparameterized", "vimco"} & set(names):
+    known = ESTIMATORS[config.latents]
+    names = (known[0], *(config.estimators or known))
+    if config.latents == "gaussian" and {"doubly_reparameterized", "vimco"} & set(names):
         names = (*names, "iwae_pathwise")
-    names = command_line.chosen("estimators", names, ESTIMATORS)
+    if "ovis" in names:
+        names = (*names, "vimco")
+    names = command_line.chosen("estimators", names, known)
     least = {"num_repeats": 3, "latent_dim": 0}
     counts = ("comparison_batch_size", "max_decodings", "timing_rounds", "num_steps", "batch_size", "num_seeds")
     least |= dict.fromkeys((*counts, "max_training_decodings", "baseline_steps"), 1)
     for name, smallest in least.items():
         if getattr(config, name) < smallest:
             raise ValueError(f"{command_line.flag(name)} must be at least {smallest}; got {getattr(config, name)}")
+        if getattr(config, name) >= 2**31:
+            raise ValueError(f"{command_line.flag(name)} must be below 2^31; got {getattr(config, name)}")
     if not all(number >= 1 for number in config.num_samples):
         raise ValueError(f"--num-samples must be at least 1; got {' '.join(map(str, config.num_samples))}")
+    if not all(1 <= number < 2**31 for number in (*config.num_samples, *config.hidden_sizes)):
+        given = f"{' '.join(map(str, config.num_samples))} and {' '.join(map(str, config.hidden_sizes))}"
+        raise ValueError(f"--num-samples and --hidden-sizes must be from 1 to 2^31 - 1; got {given}")
     for name in ("num_steps", "seed"):
         if not 0 <= getattr(config, name) < 2**31:
             raise ValueError(f"{command_line.flag(name)} must be from 0 to 2^31 - 1; got {getattr(config, name)}")
@@ -93,10 +111,19 @@ def parse(args: list[str]) -> Config:
     if config.name is not None and (pathlib.Path(config.runs_dir) / config.name).exists():
         raise ValueError(f"the run {pathlib.Path(config.runs_dir) / config.name} exists: choose another --name")
     small = config.dataset == "digits"
-    return dataclasses.replace(
+    fewest = 1 if config.latents == "gaussian" else 2
+    numbers = config.num_samples or ((1, 4, 16, 64) if fewest == 1 else (2, 4, 16))
+    config = dataclasses.replace(
         config,
         latent_dim=config.latent_dim or (5 if small else 20),
         hidden_sizes=config.hidden_sizes or ((50,) if small else (500,)),
         estimators=names,
-        num_samples=tuple(sorted({1, *config.num_samples})),
+        num_samples=tuple(sorted({fewest, *numbers})),
     )
+    widest = max(config.hidden_sizes) * config.latent_dim
+    if widest > 2**30:
+        raise ValueError(
+            "--latent-dim times the widest of --hidden-sizes must be at most 1,073,741,824 weights (4 GB); got "
+            f"{widest:,}"
+        )
+    return config

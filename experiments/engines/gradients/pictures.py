@@ -23,6 +23,17 @@ STYLES = {
     "iwae_pathwise": ("#000000", "o"),
     "doubly_reparameterized": ("#56B4E9", "X"),
     "vimco": ("#D55E00", "v"),
+    "muprop": ("#E69F00", "P"),
+    "disarm": ("#009E73", "o"),
+    "arms": ("#009E73", "^"),
+    "double_control_variates": ("#56B4E9", "s"),
+    "rodeo": ("#000000", "o"),
+    "rebar": ("#CC79A7", "X"),
+    "relax": ("#CC79A7", "v"),
+    "ovis": ("#0072B2", "s"),
+    "gumbel_softmax": ("#999999", "o"),
+    "straight_through": ("#999999", "s"),
+    "reinmax": ("#999999", "^"),
 }
 
 BOUNDS = {"elbo": "ELBO", "iwae": "importance-weighted bound of K samples"}
@@ -46,7 +57,13 @@ def draw(folder: pathlib.Path) -> list[pathlib.Path]:
 def name_of(config: dict[str, Any]) -> str:
     """What was trained, in a few words."""
     hidden = "-".join(map(str, config["hidden_sizes"]))
-    return f"VAE on {config['dataset']}, {hidden} hidden units, {config['latent_dim']}-dimensional latents"
+    kind = config.get("latents", "gaussian")
+    latents = (
+        f"{config['latent_dim']}-dimensional latents"
+        if kind == "gaussian"
+        else f"{config['latent_dim']} {kind} latents"
+    )
+    return f"VAE on {config['dataset']}, {hidden} hidden units, {latents}"
 
 
 def by_num_samples(results: dict[str, Any], title: str, quantity: str, axis_name: str) -> plt.Figure:
@@ -65,8 +82,9 @@ def by_num_samples(results: dict[str, Any], title: str, quantity: str, axis_name
     for bound, panels in zip(bounds, axes, strict=True):
         for moment, panel in zip(moments, panels, strict=True):
             here = [row for row in rows if row["moment"] == moment["name"]]
-            (unit,) = (row for row in here if (row["estimator"], row["num_samples"]) == ("pathwise", 1))
-            label = "one reparameterized\nsample of the ELBO"
+            named = results["unit"]["estimator"], results["unit"]["num_samples"]
+            (unit,) = (row for row in here if (row["estimator"], row["num_samples"]) == named)
+            label = f"{results['unit']['words']},\nELBO"
             panel.axhline(unit[quantity][0], color="black", linewidth=0.9, linestyle=":", label=label, zorder=1)
             for name, label in results["labels"].items():
                 points = [row for row in here if (row["estimator"], row["bound"]) == (name, bound)]
@@ -115,12 +133,16 @@ def training(results: dict[str, Any], title: str) -> plt.Figure:
     """The ELBO on validation images, against steps and against seconds; bands hold all seeds."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11.5, 4), sharey=True, layout="constrained")
     shown = []
+    names = [run["estimator"] for run in results["training"]]
+    first_of_colour = {STYLES[name][0]: name for name in reversed(names)}.values()
     for run in results["training"]:
         name, number = run["estimator"], run["num_samples"]
         again = any(other is not run and other["estimator"] == name for other in results["training"])
         # Reparameterization is the widest, for others may lie on it.
-        width = 2.6 if name == "pathwise" else 1.2
+        width = 2.6 if name == results["unit"]["estimator"] else 1.2
         style = {"color": STYLES[name][0], "linestyle": "--" if again and number > 1 else "-", "linewidth": width}
+        if name not in ("pathwise", *first_of_colour):
+            style |= {"marker": STYLES[name][1], "markevery": 0.1, "markersize": 4}
         elbo = np.array(run["validation_elbo"], float)[1:]  # a logarithm has no room for step 0
         steps = np.array(run["steps"])[1:]
         for panel, x in ((left, steps), (right, steps * run["seconds_per_step"])):

@@ -64,6 +64,7 @@ def terminal(results: dict[str, Any]) -> str:
     """The tables in columns of fixed width, and the headline as a sentence."""
     noise = [
         compared(results, "elbo", [*at_moments(results, "variance_ratio"), ("seconds_ratio", -1)]),
+        ranked(results),
         compared(results, "iwae", at_moments(results, "signal_to_noise")),
     ]
     noise, rest = (
@@ -80,6 +81,7 @@ def markdown(results: dict[str, Any], config: dict[str, Any]) -> str:
     tables = [
         asked(results),
         compared(results, "elbo", [*ratios, *signal]),
+        ranked(results),
         # Its gradient's mean changes with K, so that the same noise is not worth the same.
         compared(results, "iwae", [*at_moments(results, "variance_ratio"), *signal]),
         trained(results),
@@ -143,8 +145,41 @@ def compared(results: dict[str, Any], bound: str, columns: list[tuple[str, int]]
             cells.append([results["labels"][name], str(number), *values, *costs])
     title = f"{BOUNDS[bound]}: the encoder's gradient, {results['level']:.0%} intervals"
     if columns[0][0] == "variance_ratio":
-        title += ". x variance, and x seconds for the same noise: those of one reparameterized sample of the ELBO"
+        title += f". x variance, and x seconds for the same noise: those of {results['unit']['words']}"
     return Table(title, ["estimator", "K", *header, "decodings", "ms"], cells)
+
+
+def ranked(results: dict[str, Any]) -> Table:
+    """At the end of training, variance x seconds of the ELBO's gradients, best first, with bias and memory."""
+    end = results["moments"][-1]["name"]
+    rows = [row for row in results["rows"] if row["moment"] == end and row["bound"] == "elbo" and not row["refusal"]]
+    rows = sorted((row for row in rows if row["seconds_ratio"]), key=lambda row: row["seconds_ratio"][0])
+    cells = []
+    for row in rows:
+        _, lower, upper = row["seconds_ratio"]
+        first = 1 + sum(other["seconds_ratio"][2] < lower for other in rows)
+        last = len(rows) - sum(other["seconds_ratio"][1] > upper for other in rows)
+        places = str(first) if first == last else f"{first} to {last}"
+        memory = row["cost"].get("temporary_bytes")
+        cells.append(
+            [
+                *(places, results["labels"][row["estimator"]], str(row["num_samples"]), interval(row["seconds_ratio"])),
+                *(bias(row["summaries"]["encoder"]), "-" if memory is None else figures(memory / 2**20)),
+            ]
+        )
+    title = (
+        f"Variance x seconds at the end of training, that of {results['unit']['words']} being 1, and the places that "
+        f"{results['level']:.0%} intervals leave open; bias² as a share of |gradient|², ± standard error"
+    )
+    return Table(title, ["place", "estimator", "K", "variance x seconds", "bias²", "MiB"], cells)
+
+
+def bias(encoder: dict[str, Any]) -> str:
+    """The squared bias as a share of the squared norm of the gradient, with its standard error."""
+    norm, squared, error = (encoder[name] for name in ("norm", "bias_squared", "bias_squared_error"))
+    if not norm or squared is None or error is None:
+        return "-"
+    return f"{squared / norm**2:.2g} ± {error / norm**2:.1g}"
 
 
 def trained(results: dict[str, Any]) -> Table:
@@ -163,7 +198,7 @@ def trained(results: dict[str, Any]) -> Table:
         cells.append([name, str(run["num_samples"]), str(run["decodings"]), elbo, figures(1e3 * seconds), *reached])
     num_seeds = len(runs[0]["validation_elbo"][0])
     title = f"Training: validation ELBO at the end, mean [all {num_seeds} seeds]; steps and seconds to {goal:.2f}, "
-    title += f"{CLOSE:g} nat below the end of reparameterization"
+    title += f"{CLOSE:g} nat below the end of {results['labels'][results['unit']['estimator']]}"
     return Table(title, ["estimator", "K", "decodings", "ELBO", "ms a step", "steps", "seconds"], cells)
 
 

@@ -40,6 +40,7 @@ class Population(NamedTuple):
 
 def train(
     config: Config,
+    run_keys: loading.RunKeys,
     vae: models.VAE,
     gradients: Mapping[Hashable, Gradient],
     images: np.ndarray,
@@ -55,9 +56,9 @@ def train(
         validation images, both (reports, seeds) in nats per example; and seconds for one step of one run. And three
         pairs of a step and parameters: the first run by the reference gradient at its start, in the middle, at the end.
     """
-    params_key, run_key = jax.random.split(jax.random.key(config.seed))
-    model_keys, keys = (jax.random.split(key, config.num_seeds) for key in (params_key, run_key))
-    init_keys = jnp.stack([model_keys, jax.vmap(jax.random.fold_in, (0, None))(keys, 0)], axis=1)
+    of_run = (run_keys.params, run_keys.baseline, run_keys.training)
+    model_keys, baseline_keys, keys = (jax.random.split(key, config.num_seeds) for key in of_run)
+    init_keys = jnp.stack([model_keys, baseline_keys], axis=1)
     chunk_steps = math.ceil(config.num_steps / NUM_REPORTS)
     num_chunks = math.ceil(config.num_steps / chunk_steps)
     images = jnp.asarray(images)
@@ -82,8 +83,10 @@ def train(
 
     def validation_elbo(params):
         # Always the same key, so that differences smaller than the noise of the samples can be seen.
-        key = jax.random.key(loading.EVALUATION_KEY)
-        return objectives.make_elbo(vae, num_samples=VALIDATION_SAMPLES)(params, key, validation)[1].elbo
+        key = loading.evaluation_key("validation")
+        # Its value is that of every estimator, and this one serves every q.
+        elbo = objectives.make_elbo(vae, estimators.score_function(), num_samples=VALIDATION_SAMPLES)
+        return elbo(params, key, validation)[1].elbo
 
     validate = jax.jit(jax.vmap(validation_elbo))
     described = f"compiling {len(gradients)} training programs"

@@ -12,6 +12,8 @@ from typing import Any, Literal
 INSTALL = 'python -m pip install -e ".[experiments]", in the clone'
 EXTRAS = ("jax", "matplotlib", "tqdm", "tyro", "vaejax")  # what that command installs
 
+MOST_EFFORT = 1000  # so that numbers of steps are such as JAX counts
+
 # Options that say where things are, and not what the numbers are.
 NOT_COMPARED = ("data_dir", "manual_dir", "download", "runs_dir", "name", "resume")
 
@@ -39,8 +41,9 @@ class DataOptions:
 class BinarizedDataOptions(DataOptions):
     """Those of a model of black and white pixels."""
 
-    binarization: Literal["dynamic", "threshold", "none"] = "dynamic"
-    """Pixels become 0 or 1: drawn anew for each batch, by comparison with 0.5, or not at all."""
+    binarization: Literal["dynamic", "threshold", "none", "levels", "dequantized"] = "dynamic"
+    """Grey pixels become 0 or 1, drawn anew for each batch or by comparison with 0.5; stay as they are; become whole
+    numbers from 0 to 255; or get noise of one such level, which leaves them inside (0, 1)."""
 
 
 def flag(name: str) -> str:
@@ -99,6 +102,14 @@ def errors_in_one_line(interrupted: str = "interrupted") -> Iterator[None]:
         sys.exit(2)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if "initialize backend" not in str(error):
+            raise
+        chosen = os.environ.get("JAX_PLATFORMS", "")
+        reason = " ".join(str(error).split())
+        advice = "name one that this machine has, such as cpu, or leave the variable out"
+        print(f"error: JAX_PLATFORMS={chosen}: {reason}; {advice}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"\n{interrupted}", file=sys.stderr)

@@ -28,9 +28,13 @@ def run(
         draw: draws every picture of the parts that are done in a folder.
     """
     folder = run_folder.choose_folder(config.runs_dir, config.name, stem, config.resume)
+    if config.resume:
+        run_folder.claim(folder)
     run_folder.check_same_options(folder, command_line.compared(config, ("parts",)))
     setting = setting_of(config, folder)
     folder.mkdir(parents=True, exist_ok=config.resume)
+    if not config.resume:
+        run_folder.claim(folder)
     done = [name for name in parts if (folder / f"{name}.json").exists()]
     named = [name for name in parts if name in done or name in config.parts]
     run_folder.write_json(folder / "config.json", dataclasses.asdict(config) | {"parts": named})

@@ -2,11 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from engines.harness import loading
-from engines.train import measures, session
+from engines.train import examples, measures, session
 from engines.train.config import Config
 from vaejax import (
     autoencoders,
@@ -34,28 +33,44 @@ def build_plan(config: Config) -> session.Plan:
     )
 
 
-def build_model(config: Config, data_shape: tuple[int, ...]) -> models.VAE:
-    """The model that the configuration names."""
+def build_model(config: Config, data_shape: tuple[int, ...], num_labels: int | None = None) -> models.VAE:
+    """The model that the configuration names, given one of so many labels if there is a number of them."""
     fixed = config.likelihood == "gaussian_fixed_std"
     likelihood = distributions.gaussian_fixed_std(config.likelihood_std) if fixed else config.likelihood
     categorical = config.posterior == "categorical"
     posterior = distributions.categorical(config.num_categories) if categorical else config.posterior
     sizes = config.hidden_sizes
     compute_dtype = jnp.bfloat16 if config.precision == "bfloat16" else None
+    given = (None if num_labels is None else (num_labels,), config.missing > 0)
     if config.model == "linear" and config.posterior == "point":
         return autoencoders.linear_autoencoder(data_shape, config.latent_dim, likelihood)
     if config.model == "linear":
         return models.linear_vae(data_shape, config.latent_dim, likelihood)
-    if config.model == "mlp":
-        return models.mlp_vae(
-            data_shape, config.latent_dim, sizes, likelihood, config.activation, posterior, compute_dtype
-        )
-    *channels, size = sizes
-    options = (likelihood, config.activation, posterior, compute_dtype)
-    return models.conv_vae(data_shape, config.latent_dim, channels, size, *options)
+    prior, upper = build_prior(config), config.upper_latent_dims
+    options = (likelihood, config.activation, posterior, compute_dtype, *given, None if upper else prior)
+    if config.model == "conv":
+        *channels, size = sizes
+        vae = models.conv_vae(data_shape, config.latent_dim, channels, size, *options)
+    else:
+        vae = models.mlp_vae(data_shape, config.latent_dim, sizes, *options)
+    if not upper:
+        return vae
+    hidden = [config.upper_hidden_sizes] * len(upper)
+    layers = (config.latent_dim, *upper)
+    return models.with_layers(vae, layers, hidden, config.activation, posterior, compute_dtype, prior)
 
 
-def build_held_out(config: Config, images: dict[str, data.Dataset], vae: models.VAE, params) -> dict[str, np.ndarray]:
+def build_prior(config: Config) -> models.Prior | None:
+    """The learned prior that the configuration names; None for the standard one."""
+    if config.prior == "flow":
+        return models.flow_prior(config.prior_layers)
+    named = {"standard": lambda number: None, "mixture": models.mixture_prior, "vamp": models.vamp_prior}
+    return named[config.prior](config.prior_components)
+
+
+def build_held_out(
+    config: Config, images: dict[str, data.Dataset], vae: models.VAE, params, num_labels: int | None = None
+) -> dict[str, examples.Examples]:
     """Validation and test images, binarized once with a fixed key, so that numbers of all runs and epochs compare.
 
     Raises:
@@ -63,10 +78,11 @@ def build_held_out(config: Config, images: dict[str, data.Dataset], vae: models.
     """
     prepare = data.binarization(config.binarization)
     binarized = {}
-    for i, split in enumerate(("validation", "test")):
-        key = jax.random.fold_in(jax.random.key(loading.EVALUATION_KEY), i)
+    for split, purpose in (("validation", "held-out images"), ("test", "other held-out images")):
+        key = loading.evaluation_key(purpose)
         try:
-            binarized[split] = images[split].images if prepare is None else prepare(key, images[split].images)
+            x = images[split].images if prepare is None else prepare(key, images[split].images)
+            binarized[split] = examples.of_split(images[split], split, num_labels, config.missing, x)
             if config.objective != "reconstruction":
                 models.check_data(vae, params, binarized[split])
             else:  # as a likelihood would not: other errors than its own are defined for grey pixels too
@@ -86,14 +102,19 @@ def build_held_out(config: Config, images: dict[str, data.Dataset], vae: models.
     return binarized
 
 
-def build_init(vae: models.VAE, estimator: estimators.Estimator, data_shape: tuple[int, ...]):
-    """`key -> params` of the model, and of the estimator's baseline if it has one."""
+def build_init(config: Config, vae: models.VAE, estimator: estimators.Estimator, images):
+    """`keys -> params`, of three keys: of the model, of its pseudo-inputs, and of the estimator's baseline."""
+    data_shape = images.shape[1:]
 
-    def init(key):
-        params = vae.init(key)
+    def init(keys):
+        params_key, inputs_key, baseline_key = keys
+        params = vae.init(params_key)
+        if config.prior == "vamp":
+            binarize = data.binarization(config.binarization)
+            params = loading.with_pseudo_inputs(vae, params, inputs_key, images, config.prior_components, binarize)
         if estimator.baseline is None:
             return params
-        return estimators.with_baseline(params, estimator, jax.random.fold_in(key, 1), jnp.zeros((1, *data_shape)))
+        return estimators.with_baseline(params, estimator, baseline_key, jnp.zeros((1, *data_shape)))
 
     return init
 
@@ -181,10 +202,15 @@ def build_prepare(config: Config):
         return binarize
 
     def from_bytes(key, images):
-        images = streams.as_numbers(config.dataset, images)
+        images = streams.as_numbers(images)
         return images if binarize is None else binarize(key, images)
 
     return from_bytes
+
+
+def white(config: Config) -> float:
+    """The number that stands for a white pixel in what the model sees."""
+    return 255.0 if config.binarization == "levels" else 1.0
 
 
 def prepared(step: training.TrainStep, prepare) -> training.TrainStep:
@@ -203,23 +229,25 @@ def build_measure(config: Config, vae: models.VAE) -> measures.Measure:
         described = "in squared units of the data" if config.binarization == "none" else "of binarized images"
         described += "" if config.corruption == "none" else ", inputs without noise"
         return measures.of_reconstructions(vae, config.error, described)
-    measure = measures.of_bounds(vae, config.eval_samples)
+    measure = measures.of_bounds(vae, config.eval_samples, config.validation_samples)
+    if config.averages:
+        measure = measure._replace(params_of=training.averages)
     if config.objective != "optimal_std":
         return measure
 
-    def finished(params, images):  # the std that the objective had in mind, which no gradient has moved
-        return objectives.with_optimal_std(vae, params, jax.random.key(loading.EVALUATION_KEY), images[:1000])
+    def finished(params, images, purpose):  # the std that the objective had in mind, which no gradient has moved
+        return objectives.with_optimal_std(vae, params, loading.evaluation_key(purpose), images[:1000])
 
     return measure._replace(
-        validate=lambda params, images: measure.validate(finished(params, images), images),
-        evaluate=lambda params, images: measure.evaluate(finished(params, images), images),
+        validate=lambda params, images: measure.validate(finished(params, images, "best std"), images),
+        evaluate=lambda params, images: measure.evaluate(finished(params, images, "best std of test"), images),
     )
 
 
 def build_optimizer(config: Config, learning_rate, estimator: estimators.Estimator):
     """The optimizer that the configuration names, with its schedule from `learning_rate`, a number or a traced one."""
-    rising = config.learning_rate_warmup_steps
-    steps = config.num_steps - rising
+    rising = config.learning_rate_warmup_steps // config.accumulate_steps
+    steps = max(1, config.num_steps // config.accumulate_steps - rising)
     rate = {
         "constant": optax.constant_schedule(learning_rate),
         "linear": optax.linear_schedule(learning_rate, 0.0, steps),
@@ -229,4 +257,16 @@ def build_optimizer(config: Config, learning_rate, estimator: estimators.Estimat
         rate = optax.join_schedules([optax.linear_schedule(0.0, learning_rate, rising), rate], [rising])
     named = {"adam": optax.adam, "adagrad": optax.adagrad, "rmsprop": optax.rmsprop, "sgd": optax.sgd}
     optimizer = named[config.optimizer](rate)
-    return optimizer if estimator.baseline is None else baselines.with_optimizer(optimizer)
+    if config.weight_decay:
+        optimizer = optax.adamw(rate, weight_decay=config.weight_decay, mask=is_kernel)
+    if config.max_gradient_norm:
+        optimizer = optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optimizer)
+    if config.accumulate_steps > 1:
+        optimizer = optax.MultiSteps(optimizer, config.accumulate_steps).gradient_transformation()
+    optimizer = optimizer if estimator.baseline is None else baselines.with_optimizer(optimizer)
+    return training.with_averages(optimizer, config.averages) if config.averages else optimizer
+
+
+def is_kernel(params):
+    """Which parameters are matrices or filters of a layer."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: getattr(path[-1], "key", None) == "kernel", params)

@@ -16,21 +16,52 @@ class Config(command_line.BinarizedDataOptions):
 
     dataset: str = "digits"
     """digits, two_gaussians, spiral, linear_gaussian (embedded), or any TFDS image set such as mnist."""
-    model: Literal["mlp", "conv", "linear"] = "mlp"
-    """Networks of encoder and decoder."""
+    model: Literal["mlp", "conv", "linear", "hierarchical"] = "mlp"
+    """Networks of encoder and decoder; hierarchical: an mlp with more stochastic layers on top, which conv may have too
+    (--upper-latent-dims)."""
     latent_dim: int = 2
-    """Numbers in z, the latent variable of one example."""
+    """Numbers in z, the latent variable of one example; of a model with several layers, in the lowest."""
+    upper_latent_dims: tuple[int, ...] = ()
+    """Numbers in each further layer of z, of hierarchical by default one layer of half as many, of conv none."""
+    upper_hidden_sizes: tuple[int, ...] = ()
+    """Hidden units between two layers of z, by default half of --hidden-sizes, of conv of its dense units."""
     hidden_sizes: tuple[int, ...] = ()
     """Hidden units (mlp, by default 200 200), or channels and then dense units (conv, by default 32 64 256)."""
-    activation: Literal["tanh", "relu", "gelu", "elu", "softplus", "sigmoid"] = "tanh"
-    """After each hidden layer."""
-    likelihood: Literal["bernoulli", "gaussian", "gaussian_shared_std", "gaussian_fixed_std"] = "bernoulli"
-    """p(x|z): Bernoulli, or Gaussian with a learned std per pixel, one learned std, or --likelihood-std. Of an
-    autoencoder only its mean counts: bernoulli keeps it within 0 and 1 by a sigmoid, the others do not."""
+    activation: Literal["tanh", "relu", "gelu", "elu", "softplus", "sigmoid", "gated"] = "tanh"
+    """After each hidden layer; gated: the sigmoids of as many units more multiply them."""
+    likelihood: Literal[
+        "bernoulli",
+        "gaussian",
+        "gaussian_shared_std",
+        "gaussian_fixed_std",
+        "continuous_bernoulli",
+        "beta",
+        "categorical_pixels",
+        "discretized_logistic_mixture",
+        "poisson",
+        "negative_binomial",
+        "zero_inflated_negative_binomial",
+    ] = "bernoulli"
+    """p(x|z): Bernoulli; Gaussian with a learned std per pixel, one learned std, or --likelihood-std; of grey pixels
+    continuous_bernoulli and beta; of --binarization levels the next two, and the last three, which are of counts. Of an
+    autoencoder only its mean counts: bernoulli keeps it within 0 and 1 by a sigmoid, the Gaussian ones do not."""
+    condition_on: Literal["nothing", "label"] = "nothing"
+    """What encoder and decoder get beside the image: nothing, or its label, one-hot."""
+    missing: float = 0.0
+    """Share of the numbers of each example that are missing, always the same: the likelihood is that of the others, and
+    the encoder sees zeros and where they are."""
     likelihood_std: float = 1.0
     """The std of gaussian_fixed_std."""
-    posterior: Literal["gaussian", "bernoulli", "categorical", "point"] = "gaussian"
-    """q(z|x), and with it the prior; bernoulli and categorical have no reparameterization, point is no density."""
+    posterior: Literal["gaussian", "full_covariance", "flow", "bernoulli", "categorical", "point"] = "gaussian"
+    """q(z|x), and with it the prior: Gaussian with independent latents or with a full covariance, a Gaussian through an
+    inverse autoregressive flow; bernoulli and categorical have no reparameterization, point is no density."""
+    prior: Literal["standard", "mixture", "vamp", "flow"] = "standard"
+    """p(z): standard normal (of other posteriors the plainest of their family), or learned: a mixture of Gaussians, the
+    mean of q(z|u) over pseudo-inputs u, or a flow. A learned one wants --kl sampled."""
+    prior_components: int = 100
+    """Gaussians of --prior mixture, pseudo-inputs of --prior vamp."""
+    prior_layers: int = 4
+    """Coupling layers of --prior flow."""
     num_categories: int = 10
     """Of each number in a categorical z."""
     objective: Literal["elbo", "iwae", "renyi", "free_bits", "info_vae", "optimal_std", "reconstruction"] = "elbo"
@@ -88,6 +119,8 @@ class Config(command_line.BinarizedDataOptions):
     """Read the training images from disk batch by batch, where memory does not hold them."""
     patience: int = 0
     """Stop where the last this many reports have not raised the best validation ELBO by --tolerance; 0: never."""
+    validation_samples: int = 1
+    """K of the bound on validation images between reports: 1 is the ELBO."""
     tolerance: float = 0.05
     """For --patience, in nats per example."""
     learning_rate: tuple[float, ...] = (2e-3,)
@@ -98,6 +131,15 @@ class Config(command_line.BinarizedDataOptions):
     """Steps over which it first rises from 0, linearly."""
     optimizer: Literal["adam", "adagrad", "rmsprop", "sgd"] = "adam"
     """From optax, with its defaults."""
+    max_gradient_norm: float = 0.0
+    """Longer gradients are cut to this length before the optimizer; 0: none is."""
+    weight_decay: float = 0.0
+    """Of the layers' kernels, not of biases or standard deviations; with adam it is AdamW's."""
+    accumulate_steps: int = 1
+    """Steps whose gradients are averaged into one update of the parameters."""
+    averages: float = 0.0
+    """Decay of an exponential moving average of the parameters, which is then what is evaluated and drawn; 0: none. The
+    checkpoint holds both."""
     seed: int = 0
     """Of parameters, order and noise."""
     seeds: int = 1
@@ -127,6 +169,16 @@ class Config(command_line.BinarizedDataOptions):
         return self.seeds * len(self.beta) * len(self.learning_rate)
 
     @property
+    def num_latents(self) -> int:
+        """Numbers in z, of all its layers."""
+        return self.latent_dim + sum(self.upper_latent_dims)
+
+    @property
+    def has_sampled_kl(self) -> bool:
+        """Whether the KL of q(z|x) and p(z) has no closed form."""
+        return self.prior != "standard" or bool(self.upper_latent_dims) or self.posterior == "flow"
+
+    @property
     def is_exact_em(self) -> bool:
         """Whether each step is a round of EM in closed form."""
         return self.inference == "em" and self.model == "linear" and self.likelihood == "gaussian_shared_std"
@@ -134,10 +186,17 @@ class Config(command_line.BinarizedDataOptions):
     @property
     def compared(self) -> dict[str, Any]:
         """The options that decide the numbers, which a checkpoint must share with the run that resumes it."""
-        return command_line.compared(self, NOT_COMPARED)
+        added = {name: getattr(Config, name) for name in ADDED}
+        named = command_line.compared(self, NOT_COMPARED)
+        spelt = command_line.spelt  # a tuple in config.json is a list
+        return {name: value for name, value in named.items() if name not in added or spelt(value) != spelt(added[name])}
 
 
-HIDDEN_SIZES = {"mlp": (200, 200), "conv": (32, 64, 256), "linear": ()}
+# Options that are younger than the first checkpoints, which lack them.
+ADDED = ("condition_on", "missing", "upper_latent_dims", "upper_hidden_sizes", "prior", "prior_components")
+ADDED += ("prior_layers", "validation_samples", "max_gradient_norm", "weight_decay", "accumulate_steps", "averages")
+
+HIDDEN_SIZES = {"mlp": (200, 200), "hierarchical": (200, 200), "conv": (32, 64, 256), "linear": ()}
 
 # Options that say where and how a run is computed and not what its numbers are, beside `command_line.NOT_COMPARED`.
 NOT_COMPARED = ("group_size", "devices", "distributed", "eval_samples", "checkpoint_seconds")
@@ -195,12 +254,17 @@ def parse(args: list[str]) -> Config:
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=sorted(PRESETS), default="digits")
-    chosen, rest = first.parse_known_args(args)
+    chosen, rest = first.parse_known_args([word.replace("full-covariance", "full_covariance") for word in args])
     presets = ", ".join(sorted(PRESETS))
     description = f"Train a VAE. First of all, --preset NAME takes the options of a preset ({presets}) for defaults."
     config = tyro.cli(Config, description=description, default=PRESETS[chosen.preset], args=rest)
     if not config.hidden_sizes:
         config = dataclasses.replace(config, hidden_sizes=HIDDEN_SIZES[config.model])
+    if config.model == "hierarchical" and not config.upper_latent_dims:
+        config = dataclasses.replace(config, upper_latent_dims=(max(1, config.latent_dim // 2),))
+    if config.upper_latent_dims and not config.upper_hidden_sizes:
+        between = config.hidden_sizes[-1:] if config.model == "conv" else config.hidden_sizes
+        config = dataclasses.replace(config, upper_hidden_sizes=tuple(max(1, size // 2) for size in between))
     if config.objective == "reconstruction" and config.posterior == "gaussian":
         config = dataclasses.replace(config, posterior="point")
     rules.check(config, Config())

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from engines.harness import rows
-from engines.harness.loading import EVALUATION_KEY
+from engines.harness import loading, rows
+from engines.train import examples
 from vaejax import autoencoders, evaluation, models
+from vaejax.evaluation import sampling
 
 
 class Measure(NamedTuple):
@@ -22,31 +23,40 @@ class Measure(NamedTuple):
         validate: `(params, images) -> number`, NaN where a parameter is not finite.
         evaluate: `(params, images) -> (numbers, words)`, for result.json and for the lines of the report.
         progress: `(line of metrics.jsonl) -> words` beside the progress bar.
+        params_of: `state -> params`, those that are measured.
     """
 
     name: str
     validate: Callable[[Any, np.ndarray], float]
     evaluate: Callable[[Any, np.ndarray], tuple[dict[str, Any], str]]
     progress: Callable[[dict[str, Any]], str]
+    params_of: Callable[[Any], Any] = lambda state: state.params
 
 
-def of_bounds(vae: models.VAE, num_samples: int) -> Measure:
-    """ELBO of at most 1,000 validation images, always with the same key; test ELBO, log p(x) and active units.
+def of_bounds(vae: models.VAE, num_samples: int, validation_samples: int = 1) -> Measure:
+    """A bound of at most 1,000 validation images, always with the same key; test ELBO, log p(x) and active units.
 
     Args:
         vae: the model.
         num_samples: K of the test log p(x).
+        validation_samples: K of the validation bound: of 1 the ELBO.
     """
 
     def validate(params, images: np.ndarray) -> float:
         if not finite(params):  # numpyro would refuse to make the distribution, and not say why
             return math.nan
-        result = evaluation.elbo(vae, params, jax.random.key(EVALUATION_KEY), images[:1000], num_samples=1)
+        first, key = examples.take(images, slice(1000)), loading.evaluation_key("validation")
+        if validation_samples == 1:
+            return float(evaluation.elbo(vae, params, key, first, num_samples=1).estimate.mean())
+        (result,) = sampling.log_likelihoods(
+            sampling.ENCODER, vae, params, key, first, (validation_samples,), warn=False
+        )
         return float(result.estimate.mean())
 
     def evaluate(params, images: np.ndarray) -> tuple[dict[str, Any], str]:
-        key = jax.random.key(EVALUATION_KEY)
-        with tqdm(total=len(images), desc="test log p(x)", unit=" examples", leave=False, disable=None) as bar:
+        key = loading.evaluation_key("report")
+        number = len(models.numbers_of(images))
+        with tqdm(total=number, desc=f"test {bounded(images)}", unit=" examples", leave=False, disable=None) as bar:
             report = evaluation.report(vae, params, key, images, num_samples, progress=bar.update)
         named = evaluation.numbers(report)
         renamed = {
@@ -55,9 +65,36 @@ def of_bounds(vae: models.VAE, num_samples: int) -> Measure:
             "num_test_examples": named.pop("num_examples"),
         }
         lines = evaluation.in_words(report).splitlines()
+        lines[0] = lines[0].replace("log p(x)", bounded(images))
         return renamed | named, "\n".join(f"  {line}" for line in ("test " + lines[0], *lines[1:]))
 
-    return Measure("validation_elbo", validate, evaluate, lambda row: f"bound {row['bound']:.2f} nats")
+    name = "validation_elbo" if validation_samples == 1 else "validation_iwae"
+    return Measure(name, validate, evaluate, lambda row: f"bound {row['bound']:.2f} nats")
+
+
+def calibrated(vae: models.VAE, params, images: examples.Examples) -> evaluation.Calibration | None:
+    """Ranks of latents among samples of q(z|x), for data that the model makes; None where it is given more than x."""
+    if isinstance(images, models.Batch):
+        return None
+    return evaluation.simulation_based_calibration(vae, params, loading.evaluation_key("calibration"))
+
+
+def bounded(images: examples.Examples) -> str:
+    """What the bound is a bound on."""
+    numbers = "observed x" if getattr(images, "mask", None) is not None else "x"
+    return f"log p({numbers} | label)" if getattr(images, "context", None) is not None else f"log p({numbers})"
+
+
+def calibration_in_words(result: dict[str, Any]) -> str:
+    """A line of the report on the ranks of latents, if they were looked at."""
+    if "smallest_rank_p_value" not in result:
+        return ""
+    worst, number = result["smallest_rank_p_value"], result["latent_dim"]
+    verdict = "may be exact" if worst > 0.01 / number else "is not the posterior of the model"
+    return (
+        f"  q(z|x) {verdict}: on {result['num_simulations']:,} simulated examples the ranks of the true latents are "
+        f"uniform with p = {worst:.2g} in the worst of {number} unit{'s' if number > 1 else ''}\n"
+    )
 
 
 def of_reconstructions(vae: models.VAE, error_name: str, described: str) -> Measure:

@@ -20,16 +20,28 @@ def draw(folder: pathlib.Path) -> list[pathlib.Path]:
         with np.load(folder / "pictures.npz") as arrays:
             figures["reconstructions"] = reconstructions(arrays, folder)
             figures["samples"] = samples(arrays, folder)
+            if "ranks" in arrays:
+                figures["calibration"] = calibration(arrays, folder)
+            if "imputations" in arrays and arrays["originals"].ndim > 2:
+                figures["imputations"] = imputations(arrays, folder)
             if "manifold" in arrays and arrays["originals"].ndim > 2:
                 figures["manifold"] = manifold(arrays["manifold"], folder)
         return save(figures, folder)
+
+
+# What a run may report of validation images, and what it is.
+VALIDATED = {
+    "validation_elbo": "ELBO, validation images",
+    "validation_iwae": "importance-weighted bound, validation images",
+}
 
 
 def title(folder: pathlib.Path) -> str:
     """What was trained, in a few words."""
     config = json.loads((folder / "config.json").read_text())
     kind = "autoencoder" if config["posterior"] == "point" else "VAE"
-    return f"{config['model']} {kind} on {config['dataset']}, {config['latent_dim']}-dimensional latent space"
+    size = config["latent_dim"] + sum(config.get("upper_latent_dims", ()))
+    return f"{config['model']} {kind} on {config['dataset']}, {size}-dimensional latent space"
 
 
 def learning_curve(folder: pathlib.Path) -> plt.Figure:
@@ -40,12 +52,13 @@ def learning_curve(folder: pathlib.Path) -> plt.Figure:
     steps = [row["step"] for row in rows]
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
     left.plot(steps, [row["elbo"] for row in rows], label="ELBO, training batches")
-    left.plot(steps, [row["validation_elbo"] for row in rows], label="ELBO, validation images")
+    validated = next(name for name in VALIDATED if name in rows[0])
+    left.plot(steps, [row[validated] for row in rows], label=VALIDATED[validated])
     if any(abs(row["bound"] - row["elbo"]) > 1e-3 for row in rows):
         left.plot(steps, [row["bound"] for row in rows], label="what is maximised", linestyle=":")
     left.set(xlabel="step", ylabel="nats per example", title="Evidence lower bound")
     # The first reports, of an untrained model, would flatten all the rest.
-    shown = np.array([[row["elbo"], row["validation_elbo"]] for row in rows])[len(rows) // 20 :]
+    shown = np.array([[row["elbo"], row[validated]] for row in rows])[len(rows) // 20 :]
     margin = 0.05 * (shown.max() - shown.min()) + 1e-3
     left.set_ylim(shown.min() - margin, shown.max() + margin)
     left.legend(loc="lower right")
@@ -112,7 +125,7 @@ def reconstructions(arrays, folder: pathlib.Path) -> plt.Figure:
         return beside(originals, decoded, "test examples", "mean of p(x | z) at their latents", folder)
     seen = arrays["binarized"]
     rows = {"test image": originals, "reconstruction": decoded}
-    if not np.array_equal(seen, originals):
+    if np.abs(seen - originals).max() > 1 / 128:  # more than levels of grey and their noise
         rows = {"test image": originals, "binarized:\nthe model's x": seen, "reconstruction": decoded}
     count = min(12, len(originals))
     figure, axes = plt.subplots(len(rows), 1, figsize=(count * 0.8, len(rows) * 0.95 + 0.3), layout="constrained")
@@ -130,10 +143,46 @@ def samples(arrays, folder: pathlib.Path) -> plt.Figure:
         return beside(originals, drawn, "test examples", "samples: z from the prior, x from p(x | z)", folder)
     figure, axes = plt.subplots(1, 2, figsize=(8, 4.4), layout="constrained")
     side = min(10, int(np.sqrt(len(originals))))
-    for axis, images, name in zip(axes, (originals, drawn), ("test images", "samples: mean of p(x | z)"), strict=True):
+    conditional = json.loads((folder / "config.json").read_text()).get("condition_on") == "label"
+    drawn_name = "samples: mean of p(x | z)"
+    if conditional:
+        drawn_name = "samples: mean of p(x | z, label), by label"
+    for axis, images, name in zip(axes, (originals, drawn), ("test images", drawn_name), strict=True):
         show(axis, tile(images[: side * side], side))
         axis.set_title(name)
     figure.suptitle(f"{title(folder)}: z from the prior")
+    return figure
+
+
+def calibration(arrays, folder: pathlib.Path) -> plt.Figure:
+    """Ranks of the latents of simulated examples among samples of q(z|x), of the units farthest from uniform."""
+    ranks, p_values, num_samples = arrays["ranks"], arrays["rank_p_values"], int(arrays["num_rank_samples"])
+    units = np.argsort(p_values, kind="stable")[:4]
+    figure, row = plt.subplots(
+        1, len(units), figsize=(2.9 * len(units) + 0.6, 2.9), sharey=True, squeeze=False, layout="constrained"
+    )
+    edges = np.linspace(0, num_samples + 1, 21)
+    expected = len(ranks) / 20
+    spread = 2.58 * np.sqrt(expected * (1 - 1 / 20))
+    for axes, unit in zip(row[0], units, strict=True):
+        axes.axhspan(expected - spread, expected + spread, color="tab:grey", alpha=0.3, label="99% if q(z|x) is exact")
+        axes.hist(ranks[:, unit] + 0.5, edges, color="tab:blue", alpha=0.8)
+        axes.set(xlabel=f"rank among {num_samples} samples", title=f"z{unit + 1}: p = {p_values[unit]:.2g}")
+    row[0, 0].set_ylabel("simulated examples")
+    row[0, 0].legend(fontsize=7)
+    figure.suptitle(f"{title(folder)}: ranks of the true latent among samples of q(z|x)", fontsize=8)
+    return figure
+
+
+def imputations(arrays, folder: pathlib.Path) -> plt.Figure:
+    """Test images, what is known of them, and what the model puts in the place of the rest."""
+    rows = {"test image": "binarized", "observed": "observed", "imputed": "imputations"}
+    count = min(12, len(arrays["originals"]))
+    figure, axes = plt.subplots(len(rows), 1, figsize=(count * 0.8, len(rows) * 0.95 + 0.3), layout="constrained")
+    for axis, (name, array) in zip(axes, rows.items(), strict=True):
+        show(axis, tile(arrays[array][:count], count))
+        axis.set_ylabel(name, fontsize=7, rotation=0, ha="right", va="center")
+    figure.suptitle(f"{title(folder)}: imputations, mean of p(x | z) at the posterior mean of the rest", fontsize=8)
     return figure
 
 

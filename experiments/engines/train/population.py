@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from engines.harness import command_line, loading, rows, run_folder, spreading, tables
-from engines.train import build, measures, population_pictures, session
+from engines.train import build, examples, measures, population_pictures, session
 from engines.train.config import Config
 from vaejax import data, devices, estimators, evaluation, models, training
 
@@ -43,21 +43,22 @@ def run(config: Config) -> int:
     mesh = spreading.chosen_mesh(config.devices, config.distributed, devices.RUNS, len(members), options)
     images = {split: loading.load(config.dataset, split, config.where) for split in ("train", "validation", "test")}
     data_shape = images["test"].images.shape[1:]
-    vae = build.build_model(config, data_shape)
-    print(f"{config.dataset}: {', '.join(f'{len(part.images):,} {split}' for split, part in images.items())} examples")
+    num_labels = examples.num_labels(images, config.condition_on)
+    vae = build.build_model(config, data_shape, num_labels)
+    print(loading.sizes_in_words(config.dataset, {split: part.images for split, part in images.items()}))
 
     # The same keys as in a run by itself.
     seeds = jnp.array([member.seed for member in members])
-    init_keys, keys = jax.vmap(lambda seed: tuple(jax.random.split(jax.random.key(seed))))(seeds)
+    keys = jax.vmap(lambda seed: loading.run_keys(config.dataset, seed))(seeds)
     estimator = build.build_estimator(config)
-    init = build.build_init(vae, estimator, data_shape)
+    init = build.build_init(config, vae, estimator, images["train"].images)
     optimizer = build.build_optimizer(config, config.learning_rate[0], estimator)
+    # To JAX's checker of keys to stack them is to use them, hence the clone.
+    init_keys = jax.random.clone(jnp.stack(keys.of_init, axis=1))
     states = training.init_population(init, optimizer, init_keys)
     first = member_of(states.params, 0)
-    held_out = build.build_held_out(config, images, vae, first)
+    held_out = build.build_held_out(config, images, vae, first, num_labels)
     plan = build.build_plan(config)
-    states, metrics = session.resumed(folder, spreading.placed(mesh, states), plan.compared, config.resume)
-    train_images = spreading.placed(mesh, jnp.asarray(images["train"].images))
     group = config.group_size or chosen_group_size(
         first,
         len(members),
@@ -65,13 +66,17 @@ def run(config: Config) -> int:
         config.hidden_sizes,
         is_convolutional=config.model == "conv",
     )
+    measure = measure_of(config, vae, group)
+    untrained = measure.validate(states.params, held_out["validation"])
+    states, metrics = session.resumed(folder, spreading.placed(mesh, states), plan.compared, config.resume)
+    whole = examples.of_split(images["train"], "train", num_labels, config.missing)
+    train_images = spreading.placed(mesh, jax.tree.map(jnp.asarray, whole))
     make_step = steps_of(config, vae, estimator)
-    fit, compile_seconds = compiled(mesh, make_step, states, keys, train_images, members, plan, group)
+    fit, compile_seconds = compiled(mesh, make_step, states, keys.training, train_images, members, plan, group)
 
     session.begin(folder, vars(config), metrics, config.resume)
     sides = "side by side" if group >= len(members) else f"{group} at a time" if group > 1 else "one after another"
     print(f"compiled in {compile_seconds:.1f} s; {len(members)} runs {sides}; leaves everything in {folder}")
-    measure = measure_of(config, vae, group)
     states, stopped_by = session.train_until_done(plan, folder, states, metrics, fit, measure, held_out["validation"])
     if stopped_by is not None:
         options = command_line.to_resume(config, folder.name)
@@ -86,6 +91,8 @@ def run(config: Config) -> int:
         "dataset": config.dataset,
         "test_images": images["test"].description,
     }
+    if warning := session.alarm(metrics, measure.name, untrained):
+        totals["alarm"] = warning
     summary = summarized(results)
     run_folder.write_json(folder / "result.json", {"runs": results, "groups": summary, **totals})
     drawn = population_pictures.draw(folder)
@@ -161,7 +168,7 @@ def measure_of(config: Config, vae: models.VAE, group: int) -> measures.Measure:
         @jax.jit
         def elbos(params, images):
             def one(params):
-                key = jax.random.key(loading.EVALUATION_KEY)
+                key = loading.evaluation_key("validation")
                 return evaluation.elbo(vae, params, key, images, num_samples=1).estimate.mean()
 
             return jax.lax.map(one, params, batch_size=group)
@@ -188,7 +195,7 @@ def evaluated(measure: measures.Measure, states, members: list[Member], test) ->
     """The numbers of each run on test images; of one that diverged only that it did."""
     results = []
     for i, member in enumerate(members):
-        params = member_of(states.params, i)
+        params = member_of(measure.params_of(states), i)
         found = measure.evaluate(params, test)[0] if measures.finite(params) else {"diverged": True}
         results.append({**member._asdict(), **found})
     return results
@@ -238,4 +245,5 @@ def in_words(
 {totals["dataset"]}: means over seeds with their standard errors, in nats per test example
 {tables.columns(lines, indent="  ")}
   training       {sum(group["runs"] for group in summary)} runs of {session.times_in_words(totals)}
-The numbers of each run are in {folder}/result.json, the pictures in {folder}: {", ".join(p.name for p in drawn)}"""
+{session.alarm_in_words(totals)}The numbers of each run are in {folder}/result.json, the pictures in {folder}: \
+{", ".join(path.name for path in drawn)}"""

@@ -12,7 +12,7 @@ from engines.harness.pictures import STYLE, save
 from engines.train import pictures
 
 PANELS = (
-    ("validation_elbo", 1, "ELBO, validation images"),
+    *((name, 1, words) for name, words in pictures.VALIDATED.items()),
     ("reconstruction", -1, "Distortion: -E log p(x|z), training"),
     ("kl", 1, "Rate: KL(q(z|x) || p(z)), training"),
     ("validation_bound", -1, "Error, validation images"),

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from engines.harness import command_line, loading, run_folder, spreading
-from engines.train import build, pictures, session, snapshots
+from engines.train import build, examples, measures, pictures, session, snapshots
 from engines.train.config import Config
-from vaejax import devices, training
+from vaejax import data, devices, training
 from vaejax.data import streams
 
 STREAMED_BYTES = 2**26  # of what is read at once; four times as much is in memory
@@ -26,29 +26,34 @@ def run(config: Config) -> int:
     if config.stream:
         source = loading.open_source(config.dataset, "train", config.where)
     else:
-        source = loading.load(config.dataset, "train", config.where).images
+        train = loading.load(config.dataset, "train", config.where)
+        source = train.images
     data_shape = images["test"].images.shape[1:]
-    vae = build.build_model(config, data_shape)
-    sizes = {"train": len(source)} | {split: len(part.images) for split, part in images.items()}
-    print(f"{config.dataset}: {', '.join(f'{size:,} {split}' for split, size in sizes.items())} examples")
+    num_labels = examples.num_labels(images, config.condition_on)
+    vae = build.build_model(config, data_shape, num_labels)
+    splits = {"train": source} | {split: part.images for split, part in images.items()}
+    print(loading.sizes_in_words(config.dataset, splits))
 
-    params_key, key = jax.random.split(jax.random.key(config.seed))
+    keys = loading.run_keys(config.dataset, config.seed)
     (beta,), (learning_rate,) = config.beta, config.learning_rate
     estimator = build.build_estimator(config)
-    params = build.build_init(vae, estimator, data_shape)(params_key)
-    held_out = build.build_held_out(config, images, vae, params)
+    like = images["validation"].images if config.stream else source
+    params = build.build_init(config, vae, estimator, like)(keys.of_init)
+    held_out = build.build_held_out(config, images, vae, params, num_labels)
     optimizer = build.build_optimizer(config, learning_rate, estimator)
     objective = build.build_objective(config, vae, estimator, beta)
     step, state, batch_size = build.build_step(config, vae, objective, optimizer, params, len(source), held_out)
-    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
 
     plan = build.build_plan(config)
     state, metrics = session.resumed(folder, spreading.placed(mesh, state), plan.compared, config.resume)
     if config.stream:
-        fit, compile_seconds = streamed(mesh, step, state, key, source, plan.num_steps, batch_size, config.seed)
+        fit, compile_seconds = streamed(
+            mesh, step, state, keys.training, source, plan.num_steps, batch_size, config.seed
+        )
     else:
-        train_images = spreading.placed(mesh, jnp.asarray(source))
-        fit, compile_seconds = in_memory(mesh, step, state, key, train_images, plan.num_steps, batch_size)
+        whole = jax.tree.map(jnp.asarray, examples.of_split(train, "train", num_labels, config.missing))
+        train_images = spreading.placed(mesh, whole)
+        fit, compile_seconds = in_memory(mesh, step, state, keys.training, train_images, plan.num_steps, batch_size)
 
     # Whatever can be refused has been: only now is anything written.
     session.begin(folder, vars(config), metrics, config.resume)
@@ -56,7 +61,10 @@ def run(config: Config) -> int:
     every = f"{session.chunk_size(plan.num_steps):,} steps"
     print(f"compiled in {compile_seconds:.1f} s{where}; a report every {every}; leaves everything in {folder}")
     measure = build.build_measure(config, vae)
-    viewer = snapshots.Viewer(vae, held_out["test"], images["test"], folder)
+    untrained = measure.validate(params, held_out["validation"])
+    viewer = snapshots.Viewer(
+        vae, held_out["test"], images["test"], folder, num_labels, measure.params_of, build.white(config)
+    )
     state, stopped_by = session.train_until_done(
         plan, folder, state, metrics, fit, measure, held_out["validation"], viewer
     )
@@ -67,19 +75,39 @@ def run(config: Config) -> int:
         return 0
 
     state = spreading.local(state)
-    result, measured = measure.evaluate(state.params, held_out["test"])
-    result |= session.times(metrics, compile_seconds, plan.batch_size) | {
-        "num_parameters": num_parameters,
-        "latent_dim": config.latent_dim,
-        "dataset": config.dataset,
-        "test_images": images["test"].description,
-    }
-    viewer.snapshot(state)
-    viewer.pictures(state.params)
-    run_folder.write_json(folder / "result.json", result)
-    drawn = pictures.draw(folder)
-    print(in_words(result, measured, folder, drawn))
+    finish(
+        config, folder, state, metrics, compile_seconds, measure, untrained, viewer, held_out["test"], images["test"]
+    )
     return 0
+
+
+def finish(
+    config: Config,
+    folder: pathlib.Path,
+    state: training.TrainState,
+    metrics: list[dict[str, Any]],
+    compile_seconds: float,
+    measure: measures.Measure,
+    untrained: float,
+    viewer: snapshots.Viewer,
+    test: examples.Examples,
+    original: data.Dataset,
+) -> None:
+    """Evaluate on test images, draw, and report."""
+    params = measure.params_of(state)
+    result, measured = measure.evaluate(params, test)
+    result |= session.times(metrics, compile_seconds, config.batch_size) | {
+        "num_parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "latent_dim": config.num_latents,
+        "dataset": config.dataset,
+        "test_images": original.description,
+    }
+    if warning := session.alarm(metrics, measure.name, untrained):
+        result["alarm"] = warning
+    viewer.snapshot(state)
+    result |= viewer.pictures(params)
+    run_folder.write_json(folder / "result.json", result)
+    print(in_words(result, measured, folder, pictures.draw(folder)))
 
 
 def in_memory(mesh, step: training.TrainStep, state, key, images, num_steps: int, batch_size: int):
@@ -115,5 +143,7 @@ def in_words(result: dict[str, Any], measured: str, folder: pathlib.Path, drawn:
     return f"""
 {result["dataset"]}: {result["num_test_examples"]:,} test examples
 {measured}
+{measures.calibration_in_words(result)}\
   training       {session.times_in_words(result)}; {result["num_parameters"]:,} parameters
-The numbers are in {folder}/result.json, the pictures in {folder}: {", ".join(path.name for path in drawn)}"""
+{session.alarm_in_words(result)}The numbers are in {folder}/result.json, the pictures in {folder}: \
+{", ".join(path.name for path in drawn)}"""

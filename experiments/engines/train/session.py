@@ -53,6 +53,8 @@ def begin(folder: pathlib.Path, options: Mapping[str, Any], metrics: list[dict[s
     devices.meet("every process has chosen the folder")
     if spreading.is_first():
         folder.mkdir(parents=True, exist_ok=resume)
+        if not resume:  # else it is claimed since it was read
+            run_folder.claim(folder)
         run_folder.rewrite_metrics(folder, metrics)
         run_folder.write_json(folder / "config.json", options)
 
@@ -67,6 +69,8 @@ def resumed(
     """
     if not resume:
         return state, []
+    if spreading.is_first():
+        run_folder.claim(folder)
     run_folder.check_same_options(folder, compared)
     if checkpoints.steps(folder / "checkpoints"):
         state = checkpoints.restore(folder / "checkpoints", state, config=compared)
@@ -132,12 +136,18 @@ def train_until_done(
 
     Raises:
         ValueError: if the bound was not finite.
+        FileNotFoundError: if the folder is gone.
     """
     chunk = chunk_size(plan.num_steps)
     last_checkpoint = time.perf_counter()
 
     def is_converged() -> bool:
         return converged([row[measure.name] for row in metrics], plan.patience, plan.tolerance)
+
+    def save(state: training.TrainState) -> None:
+        if spreading.is_first():
+            run_folder.check_there(folder)
+        checkpoints.save(folder / "checkpoints", state, config=plan.compared)
 
     def show() -> None:
         step = int(state.step)
@@ -149,23 +159,48 @@ def train_until_done(
         remaining = training.run_chunks(fit, state, plan.num_steps, chunk_steps=chunk)
         for taken in () if is_converged() else remaining:
             state = taken.state
-            validated = {measure.name: measure.validate(spreading.local(state.params), validation)}
+            validated = {measure.name: measure.validate(measure.params_of(spreading.local(state)), validation)}
             seconds = taken.seconds + (metrics[-1]["seconds"] if metrics else 0.0)
             metrics.append(report(taken, validated, seconds, plan.batch_size, folder / "checkpoints"))
             if spreading.is_first():
+                run_folder.check_there(folder)
                 run_folder.append_metrics(folder, metrics[-1])
             speed = f"{metrics[-1]['examples_per_second']:,.0f} examples/s"
             bar.set_postfix_str(f"{measure.progress(metrics[-1])}, {speed}")
             bar.update(taken.stop - taken.start)
             if spreading.agreed(int(time.perf_counter() - last_checkpoint >= plan.checkpoint_seconds)):
-                checkpoints.save(folder / "checkpoints", state, config=plan.compared)
+                save(state)
                 last_checkpoint = time.perf_counter()
             stop.signal = spreading.agreed(stop.signal)
             if stop.signal is not None or is_converged():
                 break
             show()
-        checkpoints.save(folder / "checkpoints", state, config=plan.compared)
+        save(state)
     return state, stop.signal
+
+
+def alarm(metrics: list[dict[str, Any]], name: str, untrained: Any) -> str | None:
+    """What is wrong with a run that ended with a model worse than the one it began with, in words; else None.
+
+    Args:
+        metrics: the run's lines.
+        name: of the number on validation images in them.
+        untrained: that number of the parameters before the first step; of several runs an array with one for each.
+    """
+    last, first = np.atleast_1d(metrics[-1][name]), np.atleast_1d(untrained)
+    worse = np.flatnonzero(last < first)
+    if not len(worse):
+        return None
+    runs = f"{len(worse)} of {len(last)} runs are" if len(last) > 1 else "the model is"
+    return (
+        f"{runs} worse than before the first step: {name.replace('_', ' ')} {last[worse[0]]:,.2f}, and "
+        f"{first[worse[0]]:,.2f} of the untrained parameters: take a smaller --learning-rate, or more steps"
+    )
+
+
+def alarm_in_words(result: Mapping[str, Any]) -> str:
+    """A line of its own in the report, if there is an alarm."""
+    return f"WARNING: {result['alarm']}\n" if "alarm" in result else ""
 
 
 def times(metrics: list[dict[str, Any]], compile_seconds: float, batch_size: int, num_runs: int = 1) -> dict[str, Any]:
@@ -216,9 +251,14 @@ def report(
         first = int(np.argmin(np.isfinite(bounds)))
         good = checkpoints.steps(saved)
         stays = f"the last good checkpoint, of step {good[-1]:,}, stays" if good else "there was no checkpoint yet"
+        cause = (
+            "take a smaller --learning-rate"
+            if taken.start + first > 0
+            else "no step has been taken yet, so that its cause is an option such as --beta or --likelihood-std"
+        )
         raise ValueError(
-            f"expected a finite bound; got {bounds[first]} at step {taken.start + first:,}: take a smaller "
-            f"--learning-rate; {stays}"
+            f"expected a finite bound; got {bounds[first]} at step {taken.start + first:,}: {cause}; {stays}. The "
+            f"folder {saved.parent} stays: take another --name"
         )
     kept = {name: value for name, value in taken.history._asdict().items() if value is not None}
     means = {name: np.mean(value, axis=-1).tolist() for name, value in kept.items()}

@@ -1,0 +1,1 @@
+"""Published tables, row by row: theirs, ours, and how far we got."""

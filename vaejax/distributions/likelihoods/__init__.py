@@ -1,0 +1,1 @@
+"""Heads and families of data: pixels and counts."""

@@ -1,0 +1,1 @@
+"""Distributions whose numbers depend on each other: layers, flows, named parts."""
