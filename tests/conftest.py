@@ -34,6 +34,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten_programs():
+    """Each file leaves the memory that its compiled programs took: some hundred files would need many gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Double precision for one test, for comparisons with exact answers."""
@@ -55,7 +62,6 @@ def experiments():
     sys.path.insert(0, str(EXPERIMENTS))
     yield
     sys.path.remove(str(EXPERIMENTS))
-    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,9 @@ def test_a_report_in_numbers_and_in_words(problem):
     assert f"aggregate posterior {named['aggregate_kl']:.2f} nats from the prior" in words
     assert "K = 50" in words
     doubtful = report._replace(num_trusted=48)
-    assert "in 12 of 60 a few weights decide all" in evaluation.in_words(doubtful)
+    told = evaluation.in_words(doubtful).splitlines()[1]
+    assert told.startswith("in 12 of 60 examples a few of the 50 weights decide all: log p(x) is probably higher")
+    assert "weights" not in evaluation.in_words(report._replace(num_trusted=60))
 
 
 @pytest.mark.exhaustive

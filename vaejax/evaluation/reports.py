@@ -192,7 +192,7 @@ def numbers(result: Report) -> dict[str, float]:
 
 
 def in_words(result: Report) -> str:
-    """The report as four to six lines of text, with log p(x) ± its standard error over examples first.
+    """The report as four to seven lines of text, with log p(x) ± its standard error over examples first.
 
     Args:
         result: of `report`.
@@ -208,13 +208,18 @@ def in_words(result: Report) -> str:
     """
     value = numbers(result)
     doubtful = result.num_examples - result.num_trusted
-    trusted = f"; in {doubtful:,} of {result.num_examples:,} a few weights decide all" if doubtful else ""
     lines = [
         f"log p(x) {value['log_likelihood']:.2f} ± {value['standard_error']:.2f} nats per example (importance "
-        f"sampling, K = {result.num_samples:,}; the standard error is over examples{trusted})",
+        f"sampling, K = {result.num_samples:,}; the standard error is over examples)",
         f"ELBO {value['elbo']:.2f} nats, {value['log_likelihood'] - value['elbo']:.2f} below log p(x)",
         f"rate (KL) {value['rate']:.2f} and distortion {value['distortion']:.2f} nats",
     ]
+    if doubtful:
+        lines.insert(
+            1,
+            f"in {doubtful:,} of {result.num_examples:,} examples a few of the {result.num_samples:,} weights decide "
+            "all: log p(x) is probably higher than that; a larger K tells",
+        )
     if result.units is not None:
         active = f"{value['active_units']} of {value['latent_dim']} units active"
         lines.append(f"{active} (variance of their posterior mean above 0.01)")

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from tqdm import tqdm
 
+from engines.harness.progress import Progress
 from vaejax import training
 
 CHUNKS = 100  # of a training run: reports of the progress bar
@@ -127,8 +127,7 @@ def _trained(
 ) -> Trained:
     program = jax.jit(fit).lower(state, key, x, num_steps).compile()
     snapshots, histories, seconds = {step: state.params for step in wanted if step == 0}, [], 0.0
-    layout = "{desc:<34} {percentage:3.0f}%|{bar:20}| {n:,}/{total:,} steps, {remaining} left{postfix}"
-    with tqdm(total=num_steps, desc=what, bar_format=layout, mininterval=0.5, leave=False) as bar:
+    with Progress(what, num_steps) as bar:
         for chunk in training.run_chunks(lambda state, stop: program(state, key, x, stop), state, num_steps):
             value = jax.tree.leaves(chunk.history)[0][..., -1]
             if not np.isfinite(value).all():
@@ -137,8 +136,7 @@ def _trained(
                 snapshots[chunk.stop] = chunk.state.params
             state, seconds = chunk.state, seconds + chunk.seconds
             histories.append(chunk.history)
-            bar.set_postfix_str(f"{value.mean():.3f}")
-            bar.update(chunk.stop - chunk.start)
+            bar.update(chunk.stop - chunk.start, f"{value.mean():.3f}")
     history = jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *histories)
     return Trained(state.params, history, snapshots, seconds)
 

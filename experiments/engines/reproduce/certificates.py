@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from tqdm import tqdm
 
 from engines.harness import run_folder, tables
 from engines.reproduce.cases import Case
@@ -45,15 +44,14 @@ def made() -> dict[str, Callable[[], estimators.Estimator]]:
 def run(folder: pathlib.Path, chosen: tuple[Case, ...]) -> dict[str, Any]:
     """Certify each case, and write results.json and table.md."""
     found = []
-    with jax.enable_x64(True), tqdm(total=len(chosen), desc="certificates", unit="case") as bar:
+    with jax.enable_x64(True), Progress("certificates", len(chosen), unit="cases") as bar:
         for case in chosen:
-            bar.set_postfix_str(case.row)
             done = folder / "rows" / f"{case.row}.json"
             if not done.exists():
                 run_folder.write_json(done, certified(case))
                 jax.clear_caches()  # so many programs would use up what a process may map of memory
             found.append(run_folder.read_object(done))
-            bar.update()
+            bar.update(1, case.row)
     results = {"table": "certificates", "rows": found}
     run_folder.write_json(folder / "results.json", results)
     (folder / "table.md").write_text(markdown(results))

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from engines.harness import loading
+from engines.harness.progress import Progress
 from engines.harness.rows import mean_and_error
 from vaejax import evaluation, models, training
 
@@ -42,7 +42,7 @@ class Job(NamedTuple):
 def likelihood(vae: models.VAE, params: Any, test: Any, num_samples: int) -> dict[str, Any]:
     """Mean test log p(x) with its standard error over examples."""
     key, parts = loading.evaluation_key("report"), []
-    with tqdm(total=len(test), desc="test log p(x)", unit=" examples", leave=False) as bar:
+    with Progress("test log p(x)", len(test), unit="examples") as bar:
         for number, start in enumerate(range(0, len(test), 500)):
             part = test[start : start + 500]
             part_key = jax.random.fold_in(key, number)

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from engines.harness import command_line, run_folder
+from engines.harness.progress import Progress
 from engines.reproduce import bits, certificates, images, jobs, pictures, report, text
 from engines.reproduce.config import CERTIFICATES, Config
 from engines.reproduce.published import Row
@@ -157,17 +157,14 @@ def train_for(plan: Plan, fit: Any, state: training.TrainState) -> tuple[trainin
         checkpoints.save(saved_in, state, config=compared)
         run_folder.write_json(plan.folder / "seconds.json", {"seconds": seconds})
 
-    layout = "{desc:<34} {percentage:3.0f}%|{bar:16}| {n:,}/{total:,} steps, {remaining} left{postfix}"
-    bar = tqdm(total=plan.num_steps, initial=int(state.step), desc=plan.what, bar_format=layout, mininterval=1)
     saved_at = time.perf_counter()
-    with run_folder.GracefulStop() as stop, bar:
+    with run_folder.GracefulStop() as stop, Progress(plan.what, plan.num_steps, int(state.step)) as bar:
         for chunk in training.run_chunks(fit, state, plan.num_steps, chunk_steps=CHUNK):
             state, seconds = chunk.state, seconds + chunk.seconds
             bound = float(np.mean(chunk.history.bound))
             if not math.isfinite(bound):
                 raise ValueError(f"{plan.what}: expected a finite bound; got {bound} at step {chunk.stop:,}")
-            bar.set_postfix_str(f"{bound:.2f} nats")
-            bar.update(chunk.stop - chunk.start)
+            bar.update(chunk.stop - chunk.start, f"{bound:.2f} nats")
             if time.perf_counter() - saved_at > CHECKPOINT_SECONDS:
                 save(state, seconds)
                 saved_at = time.perf_counter()

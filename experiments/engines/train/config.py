@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -11,11 +11,24 @@ from engines.train import rules
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(command_line.BinarizedDataOptions):
-    """Options of a run. Every one of them is written to config.json."""
+class Data(command_line.BinarizedDataOptions):
+    """What is learned from."""
 
     dataset: str = "digits"
     """digits, two_gaussians, spiral, linear_gaussian (embedded), or any TFDS image set such as mnist."""
+    condition_on: Literal["nothing", "label"] = "nothing"
+    """What encoder and decoder get beside the image: nothing, or its label, one-hot."""
+    missing: float = 0.0
+    """Share of the numbers of each example that are missing, always the same: the likelihood is that of the others, and
+    the encoder sees zeros and where they are."""
+    stream: bool = False
+    """Read the training images from disk batch by batch, where memory does not hold them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """p(x|z), q(z|x) and p(z)."""
+
     model: Literal["mlp", "conv", "linear", "hierarchical"] = "mlp"
     """Networks of encoder and decoder; hierarchical: an mlp with more stochastic layers on top, which conv may have too
     (--upper-latent-dims)."""
@@ -45,11 +58,6 @@ class Config(command_line.BinarizedDataOptions):
     """p(x|z): Bernoulli; Gaussian with a learned std per pixel, one learned std, or --likelihood-std; of grey pixels
     continuous_bernoulli and beta; of --binarization levels the next two, and the last three, which are of counts. Of an
     autoencoder only its mean counts: bernoulli keeps it within 0 and 1 by a sigmoid, the Gaussian ones do not."""
-    condition_on: Literal["nothing", "label"] = "nothing"
-    """What encoder and decoder get beside the image: nothing, or its label, one-hot."""
-    missing: float = 0.0
-    """Share of the numbers of each example that are missing, always the same: the likelihood is that of the others, and
-    the encoder sees zeros and where they are."""
     likelihood_std: float = 1.0
     """The std of gaussian_fixed_std."""
     posterior: Literal["gaussian", "full_covariance", "flow", "bernoulli", "categorical", "point"] = "gaussian"
@@ -64,6 +72,14 @@ class Config(command_line.BinarizedDataOptions):
     """Coupling layers of --prior flow."""
     num_categories: int = 10
     """Of each number in a categorical z."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the networks' arithmetic; parameters, gradients and densities are in float32 anyway."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """What is maximised, and how its gradient is estimated."""
+
     objective: Literal["elbo", "iwae", "renyi", "free_bits", "info_vae", "optimal_std", "reconstruction"] = "elbo"
     """Evidence lower bound; importance-weighted or Renyi bound (--alpha); with --free-bits, with an MMD term
     (--mmd-weight) or with the best std of a Gaussian likelihood; or an autoencoder's reconstruction."""
@@ -79,6 +95,18 @@ class Config(command_line.BinarizedDataOptions):
     """Of the input of --objective reconstruction, which makes it a denoising autoencoder."""
     corruption_level: float = 0.5
     """Std of the gaussian one, probability of the masking one."""
+    kl: Literal["analytic", "sampled", "entropy"] = "analytic"
+    """Form of the ELBO. The importance-weighted bound always samples it."""
+    beta: tuple[float, ...] = (1.0,)
+    """Weight of the KL; of several each is trained."""
+    kl_warmup_steps: int = 0
+    """Steps over which that weight rises from 0, linearly."""
+    kl_cycle_steps: int = 0
+    """Steps of one cycle of warm-up: the weight rises from 0 over the first half, again and again."""
+    num_samples: int = 1
+    """K, samples of z for each example in training."""
+    chunk_size: int = 0
+    """How many of them are evaluated at once, which sets the memory; 0: all."""
     estimator: Literal[
         "pathwise",
         "sticking_the_landing",
@@ -97,32 +125,22 @@ class Config(command_line.BinarizedDataOptions):
     the encoder and then one of the decoder."""
     max_encoder_steps: int = 10
     """Of --inference aggressive, for each step of the decoder."""
-    kl: Literal["analytic", "sampled", "entropy"] = "analytic"
-    """Form of the ELBO. The importance-weighted bound always samples it."""
-    num_samples: int = 1
-    """K, samples of z for each example in training."""
-    chunk_size: int = 0
-    """How many of them are evaluated at once, which sets the memory; 0: all."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the networks' arithmetic; parameters, gradients and densities are in float32 anyway."""
-    beta: tuple[float, ...] = (1.0,)
-    """Weight of the KL; of several each is trained."""
-    kl_warmup_steps: int = 0
-    """Steps over which that weight rises from 0, linearly."""
-    kl_cycle_steps: int = 0
-    """Steps of one cycle of warm-up: the weight rises from 0 over the first half, again and again."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Steps and their lengths."""
+
     batch_size: int = 100
     """Examples in a batch."""
     num_steps: int = 6000
     """Steps at the most."""
-    stream: bool = False
-    """Read the training images from disk batch by batch, where memory does not hold them."""
     patience: int = 0
     """Stop where the last this many reports have not raised the best validation ELBO by --tolerance; 0: never."""
-    validation_samples: int = 1
-    """K of the bound on validation images between reports: 1 is the ELBO."""
     tolerance: float = 0.05
     """For --patience, in nats per example."""
+    validation_samples: int = 1
+    """K of the bound on validation images between reports: 1 is the ELBO."""
     learning_rate: tuple[float, ...] = (2e-3,)
     """At the start; of several each is trained."""
     learning_rate_schedule: Literal["constant", "linear", "cosine"] = "cosine"
@@ -140,6 +158,12 @@ class Config(command_line.BinarizedDataOptions):
     averages: float = 0.0
     """Decay of an exponential moving average of the parameters, which is then what is evaluated and drawn; 0: none. The
     checkpoint holds both."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """Several runs, and the devices on which they go."""
+
     seed: int = 0
     """Of parameters, order and noise."""
     seeds: int = 1
@@ -152,6 +176,12 @@ class Config(command_line.BinarizedDataOptions):
     distributed: bool = False
     """This is one of several processes, each started by the same command, on hosts that JAX finds by itself on Slurm,
     Kubernetes, Open MPI and TPU pods; elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """What is measured at the end, and where everything is kept."""
+
     eval_samples: int = 1000
     """K of the test log p(x)."""
     checkpoint_seconds: float = 10.0
@@ -162,6 +192,14 @@ class Config(command_line.BinarizedDataOptions):
     """Folder of this run in runs_dir; by default the dataset's name, with a number if it is taken."""
     resume: bool = False
     """Continue from the last checkpoint of the run of that name (by default the newest of this dataset)."""
+
+
+GROUPS = (Data, Model, Objective, Training, Machine, Files)  # of the options, as --help shows them
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Files, Machine, Training, Objective, Model, Data):
+    """Options of a run. Every one of them is written to config.json."""
 
     @property
     def num_runs(self) -> int:
@@ -246,6 +284,13 @@ PRESETS = {
 }
 
 
+DESCRIPTION = """Train a VAE, evaluate log p(x) of test data and draw what it has learned. To begin with:
+  python experiments/train.py                                     half a minute
+  python experiments/train.py --latent-dim 10 --seeds 3           a minute, with errors over seeds
+  python experiments/train.py --preset binarized_mnist_quick      a minute, once MNIST is there
+"""
+
+
 def parse(args: list[str]) -> Config:
     """The configuration from the command line: a preset's, changed by whatever option is given.
 
@@ -255,9 +300,7 @@ def parse(args: list[str]) -> Config:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", choices=sorted(PRESETS), default="digits")
     chosen, rest = first.parse_known_args([word.replace("full-covariance", "full_covariance") for word in args])
-    presets = ", ".join(sorted(PRESETS))
-    description = f"Train a VAE. First of all, --preset NAME takes the options of a preset ({presets}) for defaults."
-    config = tyro.cli(Config, description=description, default=PRESETS[chosen.preset], args=rest)
+    config = options_given(chosen.preset, rest)
     if not config.hidden_sizes:
         config = dataclasses.replace(config, hidden_sizes=HIDDEN_SIZES[config.model])
     if config.model == "hierarchical" and not config.upper_latent_dims:
@@ -269,6 +312,20 @@ def parse(args: list[str]) -> Config:
         config = dataclasses.replace(config, posterior="point")
     rules.check(config, Config())
     return config
+
+
+def options_given(preset: str, args: list[str]) -> Config:
+    """A preset's options, but for those that the command line gives. Its help has a group for each of `GROUPS`."""
+    defaults = vars(PRESETS[preset])
+    words = "The options of a preset, for those that are not given: what they are stands below, as their defaults."
+    named = Annotated[Literal[tuple(sorted(PRESETS))], tyro.conf.arg(help=words)]
+    fields: list[tuple[str, Any, Any]] = [("preset", named, preset)]
+    for group in GROUPS:
+        own = {field.name: defaults[field.name] for field in dataclasses.fields(group)}
+        fields.append((group.__name__.lower(), group, group(**own)))
+    form = dataclasses.make_dataclass("Options", fields, frozen=True)
+    given = tyro.cli(form, description=DESCRIPTION, config=(tyro.conf.OmitArgPrefixes,), args=args)
+    return Config(**{name: value for field in fields[1:] for name, value in vars(getattr(given, field[0])).items()})
 
 
 def in_words(config: Config) -> str:

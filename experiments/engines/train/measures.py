@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from engines.harness import loading, rows
+from engines.harness.progress import Progress
 from engines.train import examples
 from vaejax import autoencoders, evaluation, models
 from vaejax.evaluation import sampling
@@ -56,7 +56,7 @@ def of_bounds(vae: models.VAE, num_samples: int, validation_samples: int = 1) ->
     def evaluate(params, images: np.ndarray) -> tuple[dict[str, Any], str]:
         key = loading.evaluation_key("report")
         number = len(models.numbers_of(images))
-        with tqdm(total=number, desc=f"test {bounded(images)}", unit=" examples", leave=False, disable=None) as bar:
+        with Progress(f"test {bounded(images)}", number, unit="examples") as bar:
             report = evaluation.report(vae, params, key, images, num_samples, progress=bar.update)
         named = evaluation.numbers(report)
         renamed = {

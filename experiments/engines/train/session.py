@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from tqdm import tqdm
 
 from engines.harness import run_folder, spreading
+from engines.harness.progress import Progress
 from engines.train.measures import Measure
 from vaejax import devices, training
 from vaejax.training import checkpoints
@@ -154,7 +154,7 @@ def train_until_done(
         if viewer is not None and step < plan.num_steps and step // chunk in SNAPSHOTS_AT and spreading.is_first():
             viewer.snapshot(spreading.local(state))
 
-    with run_folder.GracefulStop() as stop, progress_bar(plan.num_steps, int(state.step)) as bar:
+    with run_folder.GracefulStop() as stop, Progress("training", plan.num_steps, int(state.step)) as bar:
         show()
         remaining = training.run_chunks(fit, state, plan.num_steps, chunk_steps=chunk)
         for taken in () if is_converged() else remaining:
@@ -166,8 +166,7 @@ def train_until_done(
                 run_folder.check_there(folder)
                 run_folder.append_metrics(folder, metrics[-1])
             speed = f"{metrics[-1]['examples_per_second']:,.0f} examples/s"
-            bar.set_postfix_str(f"{measure.progress(metrics[-1])}, {speed}")
-            bar.update(taken.stop - taken.start)
+            bar.update(taken.stop - taken.start, f"{measure.progress(metrics[-1])}, {speed}")
             if spreading.agreed(int(time.perf_counter() - last_checkpoint >= plan.checkpoint_seconds)):
                 save(state)
                 last_checkpoint = time.perf_counter()
@@ -220,12 +219,6 @@ def times_in_words(times: Mapping[str, Any]) -> str:
         f"{times['num_steps']:,} steps in {times['train_seconds']:.1f} s, compilation apart "
         f"({times['compile_seconds']:.1f} s); {times['examples_per_second']:,.0f} examples a second"
     )
-
-
-def progress_bar(num_steps: int, done: int) -> tqdm:
-    """Steps done, the bound and the speed."""
-    layout = "training {percentage:3.0f}%|{bar:30}| {n:,}/{total:,} steps, {remaining} left{postfix}"
-    return tqdm(total=num_steps, initial=done, bar_format=layout, mininterval=0.2)
 
 
 def report(
