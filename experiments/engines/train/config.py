@@ -186,6 +186,8 @@ class Files:
     """K of the test log p(x)."""
     checkpoint_seconds: float = 10.0
     """A checkpoint at the first report after this long; 0: at every report."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard too, into the run's folder."""
     runs_dir: str = "runs"
     """Where runs are kept."""
     name: str | None = None
@@ -237,7 +239,7 @@ ADDED += ("prior_layers", "validation_samples", "max_gradient_norm", "weight_dec
 HIDDEN_SIZES = {"mlp": (200, 200), "hierarchical": (200, 200), "conv": (32, 64, 256), "linear": ()}
 
 # Options that say where and how a run is computed and not what its numbers are, beside `command_line.NOT_COMPARED`.
-NOT_COMPARED = ("group_size", "devices", "distributed", "eval_samples", "checkpoint_seconds")
+NOT_COMPARED = ("group_size", "devices", "distributed", "eval_samples", "checkpoint_seconds", "tensorboard")
 
 PRESETS = {
     "digits": Config(),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from engines.harness import command_line, loading, rows, run_folder, spreading, tables
-from engines.train import build, examples, measures, population_pictures, session
+from engines.train import build, events, examples, measures, population_pictures, session
 from engines.train.config import Config
 from vaejax import data, devices, estimators, evaluation, models, training
 
@@ -77,7 +77,10 @@ def run(config: Config) -> int:
     session.begin(folder, vars(config), metrics, config.resume)
     sides = "side by side" if group >= len(members) else f"{group} at a time" if group > 1 else "one after another"
     print(f"compiled in {compile_seconds:.1f} s; {len(members)} runs {sides}; leaves everything in {folder}")
-    states, stopped_by = session.train_until_done(plan, folder, states, metrics, fit, measure, held_out["validation"])
+    with events.recorder(config.tensorboard and spreading.is_first(), folder, int(states.step)) as record:
+        states, stopped_by = session.train_until_done(
+            plan, folder, states, metrics, fit, measure, held_out["validation"], record=record
+        )
     if stopped_by is not None:
         options = command_line.to_resume(config, folder.name)
         return session.stopped(folder, int(states.step), stopped_by, options)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from engines.harness import command_line, loading, run_folder, spreading
-from engines.train import build, examples, measures, pictures, session, snapshots
+from engines.train import build, events, examples, measures, pictures, session, snapshots
 from engines.train.config import Config
 from vaejax import data, devices, training
 from vaejax.data import streams
@@ -65,9 +65,10 @@ def run(config: Config) -> int:
     viewer = snapshots.Viewer(
         vae, held_out["test"], images["test"], folder, num_labels, measure.params_of, build.white(config)
     )
-    state, stopped_by = session.train_until_done(
-        plan, folder, state, metrics, fit, measure, held_out["validation"], viewer
-    )
+    with events.recorder(config.tensorboard and spreading.is_first(), folder, int(state.step)) as record:
+        state, stopped_by = session.train_until_done(
+            plan, folder, state, metrics, fit, measure, held_out["validation"], viewer, record
+        )
     if stopped_by is not None:
         options = command_line.to_resume(config, folder.name)
         return session.stopped(folder, int(state.step), stopped_by, options)

@@ -12,6 +12,7 @@ import numpy as np
 
 from engines.harness import run_folder, spreading
 from engines.harness.progress import Progress
+from engines.train.events import Record
 from engines.train.measures import Measure
 from vaejax import devices, training
 from vaejax.training import checkpoints
@@ -118,6 +119,7 @@ def train_until_done(
     measure: Measure,
     validation: Any,
     viewer: Viewer | None = None,
+    record: Record = lambda row: None,
 ) -> tuple[training.TrainState, int | None]:
     """Train in chunks; after each a line of `metrics`, and at times a checkpoint and a snapshot.
 
@@ -130,6 +132,7 @@ def train_until_done(
         measure: of the model on validation images.
         validation: the images.
         viewer: takes the snapshots.
+        record: gets each new line of metrics too.
 
     Returns:
         The state, of which a checkpoint is saved, and the signal that stopped the run, or None.
@@ -165,6 +168,7 @@ def train_until_done(
             if spreading.is_first():
                 run_folder.check_there(folder)
                 run_folder.append_metrics(folder, metrics[-1])
+                record(metrics[-1])
             speed = f"{metrics[-1]['examples_per_second']:,.0f} examples/s"
             bar.update(taken.stop - taken.start, f"{measure.progress(metrics[-1])}, {speed}")
             if spreading.agreed(int(time.perf_counter() - last_checkpoint >= plan.checkpoint_seconds)):
