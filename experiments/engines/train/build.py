@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from engines.harness import loading
-from engines.train import examples, measures, session
+from engines.train import examples, measures, rules, session
 from engines.train.config import Config
 from vaejax import (
     autoencoders,
@@ -123,7 +123,8 @@ def build_estimator(config: Config) -> estimators.Estimator:
     """The gradient estimator that the configuration names."""
     if config.estimator == "score_function":
         return estimators.score_function(None if config.baseline == "none" else config.baseline)
-    return getattr(estimators, config.estimator)()
+    options = {"temperature": config.temperature} if config.estimator in rules.TEMPERED else {}
+    return getattr(estimators, config.estimator)(**options)
 
 
 def build_objective(config: Config, vae: models.VAE, estimator: estimators.Estimator, beta) -> objectives.Objective:

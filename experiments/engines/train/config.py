@@ -115,8 +115,23 @@ class Objective:
         "vimco",
         "measure_valued",
         "enumerate_support",
+        "ovis",
+        "disarm",
+        "arms",
+        "muprop",
+        "double_control_variates",
+        "rodeo",
+        "rebar",
+        "relax",
+        "gumbel_softmax",
+        "straight_through",
+        "reinmax",
     ] = "pathwise"
-    """Of the gradient: reparameterized (the first three), REINFORCE, or at points of its own choosing."""
+    """Of the gradient: reparameterized (the first three), REINFORCE, of importance weights (vimco, ovis) or at points
+    of its own choosing; from disarm on for --posterior bernoulli, some of them also for categorical, the last three of
+    them biased."""
+    temperature: float = 0.5
+    """Of --estimator rebar and relax, at the start, and of gumbel_softmax."""
     baseline: Literal["none", "leave_one_out", "moving_average", "nvil"] = "none"
     """Of the score function; leave-one-out needs --num-samples 2 or more."""
     inference: Literal["amortized", "aggressive", "em"] = "amortized"
@@ -233,7 +248,15 @@ class Config(Files, Machine, Training, Objective, Model, Data):
 
 
 # Options that are younger than the first checkpoints, which lack them.
-ADDED = ("condition_on", "missing", "upper_latent_dims", "upper_hidden_sizes", "prior", "prior_components")
+ADDED = (
+    "temperature",
+    "condition_on",
+    "missing",
+    "upper_latent_dims",
+    "upper_hidden_sizes",
+    "prior",
+    "prior_components",
+)
 ADDED += ("prior_layers", "validation_samples", "max_gradient_norm", "weight_decay", "accumulate_steps", "averages")
 
 HIDDEN_SIZES = {"mlp": (200, 200), "hierarchical": (200, 200), "conv": (32, 64, 256), "linear": ()}

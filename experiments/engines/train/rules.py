@@ -6,11 +6,13 @@ from typing import Any
 
 from engines.harness.command_line import flag, spelt
 
+TEMPERED = ("rebar", "relax", "gumbel_softmax")
 NETWORKS = ("mlp", "conv", "hierarchical")
 
 # An option, and the option that has to be given with it, with its values.
 BELONGS = (
     ("baseline", "estimator", ("score_function",)),
+    ("temperature", "estimator", TEMPERED),
     ("error", "objective", ("reconstruction",)),
     ("corruption", "objective", ("reconstruction",)),
     ("num_categories", "posterior", ("categorical",)),
@@ -34,7 +36,7 @@ BELONGS = (
 
 SAMPLES = ("num_samples", "chunk_size")
 WEIGHTS = ("beta", "kl_warmup_steps", "kl_cycle_steps")
-GRADIENT = ("estimator", "baseline", "kl")
+GRADIENT = ("estimator", "baseline", "temperature", "kl")
 RATES = ("learning_rate", "learning_rate_schedule", "learning_rate_warmup_steps", "optimizer", "weight_decay")
 UPDATES = ("max_gradient_norm", "accumulate_steps")
 
