@@ -249,6 +249,7 @@ BINARIZATIONS = {
     "levels": to_levels,
     "dequantized": dequantize,
 }
+"""What may be done to grey images, by name; the last two do not make them black and white."""
 
 
 def binarization(name: str) -> Callable | None:
