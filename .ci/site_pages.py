@@ -5,6 +5,7 @@ for each public module, a page for the section on extending, and the gallery.
 """
 
 import ast
+import importlib.resources
 import json
 import pathlib
 import re
@@ -20,19 +21,6 @@ SECTIONS = {
     "Commands": {"Commands": COMMANDS, "Gallery": "experiments/gallery.md"},
 }
 CODE = r"^ *```.*?^ *```$|`[^`\n]+`"
-
-
-def with_equations(text):
-    """The text with its TeX as MathML, which a browser draws without a script; `$` in code is left alone."""
-    from latex2mathml.converter import convert
-
-    def replace(found):
-        code, displayed, inline = found.groups()
-        if code:
-            return code
-        return convert(displayed or inline, display="block" if displayed else "inline").replace("\n", "")
-
-    return re.sub(rf"({CODE})|\$\$(.+?)\$\$|\$([^$]+)\$", replace, text, flags=re.MULTILINE | re.DOTALL)
 
 
 def with_own_page(pages, page, section, target):
@@ -118,12 +106,12 @@ def markdown_pages():
 
 
 def notebook_page(path):
-    """A notebook with its equations as MathML, and its links to pages as links to what is built of them."""
+    """A notebook with its links to pages as links to what is built of them, which its plugin does not make."""
     notebook = json.loads(path.read_text())
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
             text = re.sub(r"\]\(((?!https?:)[^)#\s]+)", lambda link: f"]({built(link[1])}", "".join(cell["source"]))
-            cell["source"] = with_equations(text)
+            cell["source"] = text
     return json.dumps(notebook)
 
 
@@ -155,14 +143,15 @@ def navigation(notebooks):
 def main(folder):
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
     pages = markdown_pages()
-    texts = {path: with_equations(text) for path, text in pages.items()}
-    texts |= {path.relative_to(ROOT).as_posix(): notebook_page(path) for path in notebooks}
+    texts = pages | {path.relative_to(ROOT).as_posix(): notebook_page(path) for path in notebooks}
     for path, text in texts.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text)
     for path in other_files(pages):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, folder / path)
+    shutil.copy(ROOT / ".ci/site_equations.js", folder / "equations.js")
+    shutil.copy(importlib.resources.files("mathjax") / "static/mathjax/es5/tex-svg.js", folder)
     # JSON is YAML.
     print(json.dumps({"INHERIT": str(ROOT / ".ci/site.yml"), "docs_dir": str(folder), "nav": navigation(notebooks)}))
 
