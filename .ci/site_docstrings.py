@@ -11,10 +11,11 @@ class PlainAsterisks(griffe.Extension):
     def on_instance(self, *, obj, **kwargs):
         """Every object of the package, once."""
         if obj.docstring:
-            lines = obj.docstring.value.splitlines()
-            obj.docstring.value = "\n".join(line if line.lstrip().startswith((">>>", "...")) else plain(line) for line in lines)
+            obj.docstring.value = "\n".join(plain(line) for line in obj.docstring.value.splitlines())
 
 
 def plain(line):
-    """The line with asterisks outside backticks escaped."""
+    """The line with its asterisks escaped, but those in backticks and in examples."""
+    if line.lstrip().startswith((">>>", "...")):
+        return line
     return re.sub(r"(`[^`]*`)|\*", lambda found: found[1] or r"\*", line)

@@ -13,6 +13,7 @@ import shutil
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+FOLDERS = ("vaejax", "experiments", "notebooks", "tests")
 LIBRARY, COMMANDS = "vaejax/README.md", "experiments/README.md"
 EXTENDING = "vaejax/extending.md"
 SECTIONS = {
@@ -38,7 +39,7 @@ def with_own_page(pages, page, section, target):
 
 def gallery(commands):
     """The page of pictures, from the table of them on the page of the commands."""
-    rows = re.findall(r"^\| \[[^]]*\]\((pictures/[^)]+)\) \| (.+?) \| (`.+`) \|$", commands, re.MULTILINE)
+    rows = re.findall(r"^\| \[[^]]*\]\((pictures/[^)]+)\) \| (.+?) \| (`.+) \|$", commands, re.MULTILINE)
     pictures = [f"## {caption}\n\n![{caption}]({path})\n\nDrawn by {command}.\n" for path, caption, command in rows]
     return "\n".join(["# Gallery\n\nEach picture, and [the command](README.md) that draws it.\n", *pictures])
 
@@ -89,7 +90,9 @@ def api_page(module, modules):
             elsewhere.append(f"[`{homes[origin]}.{name}`]({homes[origin]}.md#vaejax.{homes[origin]}.{name})")
         else:
             entries.append(f"::: vaejax.{module}.{name}\n")
-    about = f"::: vaejax.{module}\n    options: {{members: false, show_root_heading: false, show_root_toc_entry: false}}\n"
+    about = (
+        f"::: vaejax.{module}\n    options: {{members: false, show_root_heading: false, show_root_toc_entry: false}}\n"
+    )
     others = f"On pages of their own: {', '.join(elsewhere)}.\n" if elsewhere else ""
     return "\n".join([f"# vaejax.{module}\n", about, others, *entries])
 
@@ -97,7 +100,8 @@ def api_page(module, modules):
 def markdown_pages():
     """Path to text of every page in Markdown, those of the repository and those made of them."""
     modules = public_modules()
-    own = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("*/*.md"))]
+    own = [ROOT / "README.md", ROOT / "CHANGELOG.md"]
+    own += [page for folder in FOLDERS for page in sorted((ROOT / folder).glob("*.md"))]
     pages = {path.relative_to(ROOT).as_posix(): path.read_text() for path in own}
     pages = with_own_page(pages, LIBRARY, "Extending", EXTENDING)
     pages["experiments/gallery.md"] = gallery(pages[COMMANDS])
@@ -124,7 +128,8 @@ def other_files(pages):
     """Files that the pages link to or show and that are no pages: pictures, the licence."""
     files = set()
     for page, text in pages.items():
-        for target in re.findall(r'\]\(((?!https?:|#)[^)#\s]+)|src="((?!https?:)[^"]+)"', re.sub(CODE, "", text, flags=re.M | re.S)):
+        prose = re.sub(CODE, "", text, flags=re.MULTILINE | re.DOTALL)
+        for target in re.findall(r'\]\(((?!https?:|#)[^)#\s]+)|src="((?!https?:)[^"]+)"', prose):
             path = (ROOT / page).parent.joinpath("".join(target)).resolve()
             if path.is_file() and path.suffix not in (".md", ".ipynb"):
                 files.add(path.relative_to(ROOT).as_posix())
@@ -140,7 +145,8 @@ def navigation(notebooks):
     return [{name: [{title: path} for title, path in pages.items()]} for name, pages in sections.items()]
 
 
-def main(folder):
+def gather(folder):
+    """Write all pages into the folder, with the pictures and files that they link to; returns their order."""
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
     pages = markdown_pages()
     texts = pages | {path.relative_to(ROOT).as_posix(): notebook_page(path) for path in notebooks}
@@ -150,10 +156,17 @@ def main(folder):
     for path in other_files(pages):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, folder / path)
-    shutil.copy(ROOT / ".ci/site_equations.js", folder / "equations.js")
-    shutil.copy(importlib.resources.files("mathjax") / "static/mathjax/es5/tex-svg.js", folder)
+    return navigation(notebooks)
+
+
+def main(folder):
+    """Fill the folder and print MkDocs' configuration."""
+    order = gather(folder)
+    mathjax = importlib.resources.files("mathjax") / "static/mathjax/es5/tex-svg.js"
+    for path in (ROOT / ".ci/site.css", ROOT / ".ci/site.js", mathjax):
+        shutil.copy(path, folder)
     # JSON is YAML.
-    print(json.dumps({"INHERIT": str(ROOT / ".ci/site.yml"), "docs_dir": str(folder), "nav": navigation(notebooks)}))
+    print(json.dumps({"INHERIT": str(ROOT / ".ci/site.yml"), "docs_dir": str(folder), "nav": order}))
 
 
 if __name__ == "__main__":

@@ -82,9 +82,8 @@ class GameInfo(NamedTuple):
 PLAYERS = ("generator", "discriminator")
 """The two groups of parameters of a GAN: `params["generator"]` and `params["discriminator"]`."""
 
-# `(params, key, x, *, step=None) -> (value, info)`; info is a GameInfo, where an objective promises an ObjectiveInfo.
 Game = Callable[..., tuple[Float[Array, ""], Any]]
-"""A player's objective, `(params, key, x, *, step=None) -> (value, info)`; info is a `GameInfo`."""
+"""A player's objective, `(params, key, x, *, step=None) -> (value, info)`; info is a `GameInfo`, no `ObjectiveInfo`."""
 
 
 def gan_from_vae(vae: VAE, discriminator: Any) -> GAN:

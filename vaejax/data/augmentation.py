@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Key
 
 from vaejax import checks
 
-Transform = Callable[..., Array]  # (key, images) -> images
+Transform = Callable[..., Array]
 """A random map of images, `(key, images) -> images`, both (n, height, width, *depth)."""
 
 
