@@ -8,18 +8,18 @@ import subprocess
 import sys
 
 import pytest
+from pages import BLOCK, anchors, blocks, links
 
 import vaejax
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PAGES = {page.relative_to(ROOT).as_posix(): page for page in (ROOT / "README.md", *sorted(ROOT.glob("*/README.md")))}
-FRONT, LIBRARY, COMMANDS, NOTEBOOKS = (
-    PAGES[name] for name in ("README.md", "vaejax/README.md", "experiments/README.md", "notebooks/README.md")
-)
+FOLDERS = ("vaejax", "experiments", "notebooks", "tests")
+FOUND = [ROOT / "README.md", *(page for folder in FOLDERS for page in sorted((ROOT / folder).glob("*.md")))]
+PAGES = {page.relative_to(ROOT).as_posix(): page for page in FOUND}
+FRONT, COMING_FROM = ROOT / "README.md", ROOT / "vaejax/COMING_FROM.md"
+LIBRARY, COMMANDS, NOTEBOOKS = (ROOT / f"{folder}/README.md" for folder in ("vaejax", "experiments", "notebooks"))
 
 each_page = pytest.mark.parametrize("page", PAGES.values(), ids=PAGES)
-
-BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 # The settings of this suite, for a page's program in a process of its own.
 STRICT = """
@@ -30,15 +30,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 """
 
 
-def blocks(text):
-    """The blocks of code, as (language, code)."""
-    return [
-        (language, re.sub(f"^{indent}", "", code, flags=re.MULTILINE)) for indent, language, code in BLOCK.findall(text)
-    ]
-
-
 def program_of(page):
-    """All Python of a page, and what its next block of text says that it prints."""
+    """All Python of a page, and what its next block of text says that it prints; `py` is of others, and not run."""
     found = blocks(page.read_text())
     code = "\n".join(code for language, code in found if language == "python")
     printed = "".join(
@@ -49,29 +42,16 @@ def program_of(page):
     return code, printed
 
 
-def anchors(text):
-    """The anchors of the headings, as a browser of Markdown makes them."""
-    headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", text), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-def links(text):
-    """What is linked to, or shown: the targets without an address on the network."""
-    text = BLOCK.sub("", text)
-    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|href)="([^"]+)"', text)
-    return [target for target in targets if not target.startswith(("http://", "https://", "mailto:"))]
-
-
 def numbers(text):
     return [float(number.replace(",", "")) for number in re.findall(r"-?\d[\d,]*\.?\d*", text)]
 
 
 def test_the_pages_are_found():
-    assert {"README.md", "vaejax/README.md", "experiments/README.md", "tests/README.md"} <= PAGES.keys()
+    assert {f"{folder}/README.md" for folder in FOLDERS} | {"README.md", "vaejax/COMING_FROM.md"} == PAGES.keys()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [FRONT, LIBRARY], ids=["front", "library"])
+@pytest.mark.parametrize("page", [FRONT, LIBRARY, COMING_FROM], ids=["front", "library", "coming_from"])
 def test_python_runs_and_prints_what_the_page_says(page, tmp_path):
     code, said = program_of(page)
     command = [sys.executable, "-W", "error", "-c", STRICT + code]
@@ -83,8 +63,8 @@ def test_python_runs_and_prints_what_the_page_says(page, tmp_path):
         assert numbers(done.stdout) == pytest.approx(numbers(said), rel=0.01)
 
 
-def test_only_two_pages_have_python():
-    assert [page for page in PAGES.values() if program_of(page)[0]] == [FRONT, LIBRARY]
+def test_only_these_pages_have_python():
+    assert {page for page in PAGES.values() if program_of(page)[0]} == {FRONT, LIBRARY, COMING_FROM}
 
 
 @each_page
@@ -111,7 +91,7 @@ def test_names_are_those_of_the_library(page):
     spans = re.findall(r"`([^`\n]+)`", BLOCK.sub("", page.read_text()))
     code = "\n".join([*spans, *(code for language, code in blocks(page.read_text()) if language == "python")])
     for room, name in re.findall(rf"(?<![\w./])({'|'.join(vaejax.__all__)})\.(\w+)(?![\w/])", code):
-        if name not in ("py", "md"):
+        if name not in ("py", "md", "png"):
             assert hasattr(getattr(vaejax, room), name), f"vaejax has no {room}.{name}"
 
 

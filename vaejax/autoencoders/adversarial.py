@@ -80,9 +80,10 @@ class GameInfo(NamedTuple):
 
 
 PLAYERS = ("generator", "discriminator")
+"""The two groups of parameters of a GAN: `params["generator"]` and `params["discriminator"]`."""
 
-# `(params, key, x, *, step=None) -> (value, info)`; info is a GameInfo, where an objective promises an ObjectiveInfo.
 Game = Callable[..., tuple[Float[Array, ""], Any]]
+"""A player's objective, `(params, key, x, *, step=None) -> (value, info)`; info is a `GameInfo`, no `ObjectiveInfo`."""
 
 
 def gan_from_vae(vae: VAE, discriminator: Any) -> GAN:
@@ -166,8 +167,7 @@ def mlp_gan(
         latent_dim: numbers in the latent of one example.
         hidden_sizes: units of each hidden layer of the discriminator; the generator has them in the opposite order.
         likelihood: as in `models.make_vae`. Only its mean is used: samples are in (0, 1) for "bernoulli", which suits
-            grey images as they are (binarized ones give grey samples away), and any real numbers for
-            "gaussian_fixed_std".
+            grey images as they are (binarized ones give grey samples away), for "gaussian_fixed_std" any numbers.
         activation: a name of `networks.ACTIVATIONS` or a function, of both players.
 
     Returns:

@@ -12,6 +12,7 @@ from jaxtyping import Array, ArrayLike
 from vaejax import checks, distributions
 
 ErrorFunction = Callable[[dist.Distribution, Array], Array]
+"""An error of a reconstruction, `(p(x|z), x) -> (*batch,)`, for instance `squared_error`."""
 
 
 def squared_error(p: dist.Distribution, x: Array) -> Array:

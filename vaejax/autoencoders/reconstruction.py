@@ -6,7 +6,7 @@ refused. Its objectives have the signature of all others; their values are error
 error, per example, to be maximised.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -140,7 +140,7 @@ def make_reconstruction(
     corrupt: Corruption | None = None,
     corrupt_code: Corruption | None = None,
     penalties: Penalty | Sequence[Penalty] = (),
-):
+) -> Callable[..., tuple[Float[Array, ""], ReconstructionInfo]]:
     """The objective of an autoencoder: minus the mean reconstruction error, - E[error(p(x | z(x~)), x)] - penalties.
 
     Args:

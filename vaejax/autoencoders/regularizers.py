@@ -18,7 +18,9 @@ from vaejax.distributions import Params
 from vaejax.models import networks
 
 Corruption = Callable[[Key[Array, ""], Array], Array]
+"""What damages data before it is encoded, `(key, x) -> x` of the same shape."""
 Penalty = Callable[[Params, Array], Array]
+"""A price on parameters or latents, `(params, z) -> scalar`, which is subtracted from the objective."""
 
 
 def gaussian_noise(std: float | Float[Array, ""]) -> Corruption:

@@ -13,7 +13,8 @@ from jaxtyping import Array, ArrayLike, Float, Key
 
 from vaejax import checks
 
-Transform = Callable[..., Array]  # (key, images) -> images
+Transform = Callable[..., Array]
+"""A random map of images, `(key, images) -> images`, both (n, height, width, *depth)."""
 
 
 def affine(images: ArrayLike, matrices: ArrayLike, shifts: ArrayLike) -> Float[Array, "n height width *depth"]:

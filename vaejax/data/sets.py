@@ -241,7 +241,6 @@ def dequantize(key: Key[Array, ""], images: ArrayLike) -> Float[Array, "..."]:
     return (levels + noise) / 256
 
 
-# What may be done to grey images, by name; the last two do not make them black and white.
 BINARIZATIONS = {
     "dynamic": binarize_dynamic,
     "threshold": binarize_threshold,
@@ -249,6 +248,7 @@ BINARIZATIONS = {
     "levels": to_levels,
     "dequantized": dequantize,
 }
+"""What may be done to grey images, by name; the last two do not make them black and white."""
 
 
 def binarization(name: str) -> Callable | None:

@@ -19,7 +19,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vaejax import checks
 
-BATCH, SAMPLES, RUNS = "batch", "samples", "runs"
+BATCH = "batch"
+"""The axis of a mesh that spreads the examples of a batch."""
+
+SAMPLES = "samples"
+"""The axis of a mesh that spreads the K samples."""
+
+RUNS = "runs"
+"""The axis of a mesh that spreads the runs of a population."""
 
 
 def make_mesh(axis: str = BATCH, devices: Sequence[Any] | None = None) -> Mesh:

@@ -22,6 +22,7 @@ from numpyro.distributions.util import promote_shapes, validate_sample
 from vaejax import checks
 
 Shape = tuple[int, ...]
+"""The shape of an array."""
 
 
 class BernoulliLogits(dist.BernoulliLogits):

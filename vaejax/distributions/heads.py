@@ -15,8 +15,10 @@ from vaejax import checks
 from vaejax.distributions.families import BernoulliLogits
 
 Params = dict[str, Any]
+"""Parameters: a dict of arrays, or of such dicts."""
 
 LOG_STD_BOUND = 8.0
+"""The largest log standard deviation that `bounded_log_std` gives, and minus the least."""
 
 CHANNELS = ("first", "last")
 

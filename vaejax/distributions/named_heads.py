@@ -34,6 +34,7 @@ LIKELIHOODS: dict[str, Callable[[], Head]] = {
     "negative_binomial": negative_binomial,
     "zero_inflated_negative_binomial": zero_inflated_negative_binomial,
 }
+"""The likelihoods that a model takes by name, each a function that makes its `Head`."""
 
 
 def likelihood_head(likelihood: str | Head) -> Head:
@@ -64,6 +65,7 @@ POSTERIORS: dict[str, Callable[[], Head]] = {
     "categorical": categorical,
     "point": point,
 }
+"""The posteriors that a model takes by name, each a function that makes its `Head`."""
 
 
 def posterior_head(posterior: str | Head) -> Head:

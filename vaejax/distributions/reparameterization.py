@@ -190,3 +190,4 @@ FAMILIES: dict[str, Family] = {
     "Chi-squared": Family("composition", dist.Chi2, {"df": 3.0}, implicit=("df",)),
     "F": Family("composition", F, {"df1": 3.0, "df2": 5.0}, implicit=("df1", "df2")),
 }
+"""The 22 families of the three routes, by name; the elliptical one stands here twice."""

@@ -29,8 +29,8 @@ from jaxtyping import Array, ArrayLike, Float, Key
 
 from vaejax import checks, records
 
-# Squared distances to k. The functions are pytrees (`Partial`), so that a new bandwidth compiles nothing.
 Kernel = Callable[[Array], Array]
+"""A function of squared distances. Those of this module are pytrees (`Partial`): a new bandwidth compiles nothing."""
 
 
 class Distance(NamedTuple):

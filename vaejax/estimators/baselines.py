@@ -140,6 +140,7 @@ def nvil(hidden_sizes: Sequence[int] = (100,), activation: str | networks.Activa
 
 
 BASELINES: dict[str, Callable[[], Baseline]] = {"moving_average": moving_average, "nvil": nvil}
+"""The baselines that `score_function` takes by name and that learn along."""
 
 
 def with_optimizer(

@@ -16,6 +16,7 @@ from vaejax.estimators.baselines import Baseline, Trained
 from vaejax.estimators.reductions import Reduction
 
 Integrand = Callable[[Array, dist.Distribution], tuple[Array, Any]]
+"""What an estimator evaluates at a sample, `(z, q) -> (log_w, terms)`; log_w in nats, (*batch,)."""
 
 
 class Broadcasting(NamedTuple):

@@ -10,7 +10,8 @@ import numpy as np
 
 from vaejax.laboratory.moments import GradientMoments, groups, leaf_name, normal_quantile
 
-Ratio = tuple[float | None, float | None, float | None]  # with the lower and the upper end of its confidence interval
+Ratio = tuple[float | None, float | None, float | None]
+"""A ratio with the lower and the upper end of its confidence interval; None where there is none."""
 
 
 @dataclass(frozen=True)

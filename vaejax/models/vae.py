@@ -15,8 +15,8 @@ from vaejax.distributions import Head, Params
 from vaejax.models import layouts, networks, parameters
 from vaejax.models.priors import Prior, check_prior, prior_of
 
-# Latents that enter a decoder bear this name in the program, so that decoder evaluations can be counted.
 LATENTS = "vaejax_latents"
+"""The name that latents bear in the program where they enter a decoder: its evaluations can be counted."""
 
 
 class VAE(NamedTuple):

@@ -27,6 +27,7 @@ from vaejax.objectives.objective import (
 from vaejax.objectives.weights import Weight, weighted
 
 KL_FORMS = ("analytic", "sampled", "entropy")
+"""How `make_elbo` may take the KL: in closed form, sampled, or by the entropy of q."""
 
 
 def make_bound(

@@ -20,8 +20,8 @@ from vaejax.models import VAE
 from vaejax.objectives.bounds import make_bound
 from vaejax.objectives.objective import Objective
 
-# 0, and then in equal steps of the logarithm from 0.025 to below 1.
 TEMPERATURES = (0.0, 0.025, 0.063, 0.158, 0.398)
+"""Where `make_thermodynamic` evaluates: at 0, and then in equal steps of the logarithm from 0.025 to below 1."""
 
 
 def make_wake_sleep(vae: VAE, num_samples: int = 50, *, chunk_size: int | None = None) -> Objective:

@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike
 from vaejax import checks
 
 Weight = float | Array | Callable[[Array], ArrayLike]
+"""The weight of the KL: a number, or a function of the training step."""
 
 
 def check_weight(name: str, weight: Weight) -> None:

@@ -31,6 +31,7 @@ class TrainState(NamedTuple):
 
 
 TrainStep = Callable[[TrainState, Key[Array, ""], Any], tuple[TrainState, Any]]
+"""A train step, `(state, key, batch) -> (state, info)`; `fit` runs any."""
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:

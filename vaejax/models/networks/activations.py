@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from vaejax import checks
 
 Activation = Callable[[Array], Array]
+"""A function of an array, of the same shape; a gated one halves the last axis."""
 
 ACTIVATIONS: dict[str, Activation] = {
     "tanh": jnp.tanh,
@@ -19,6 +20,7 @@ ACTIVATIONS: dict[str, Activation] = {
     "sigmoid": jax.nn.sigmoid,
     "gated": jax.nn.glu,
 }
+"""The activations that a network takes by name."""
 
 
 def activation_function(activation: str | Activation) -> Activation:
