@@ -12,9 +12,16 @@ def main() -> None:
 
         config = options.parse(sys.argv[1:])
         print(f"vaejax: {options.in_words(config)}; starting JAX")
-        from engines.train import command  # JAX is imported only now, after the first sign of life
+        # JAX is imported only now, after the first sign of life.
+        from engines.harness import spreading
+        from engines.train import events, population, run
 
-        sys.exit(command.run(config))
+        events.check_installed(config.tensorboard)
+        spreading.keep_compiled_programs()
+        if config.distributed:
+            spreading.join_other_processes()
+        with spreading.quiet_unless_first():
+            sys.exit(population.run(config) if config.num_runs > 1 else run.run(config))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def recorder(wanted: bool, folder: pathlib.Path, step: int) -> Iterator[Record]:
     Args:
         wanted: whether it is.
         folder: of the run.
-        step: from which the run goes on; what an earlier try wrote of later steps is not shown.
+        step: from which the run continues; later steps that stand there already are not shown.
     """
     if not wanted:
         yield lambda row: None
