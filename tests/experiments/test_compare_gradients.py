@@ -182,8 +182,8 @@ def test_bits_beside_numbers(cli, tmp_path):
     served = {setting: row for setting, row in last.items() if not row["refusal"]}
     without = [setting for setting, row in served.items() if row["summaries"]["encoder"]["bias_squared"] is None]
     assert without == [("enumerate_support_and_pathwise", 3)]
-    # Two bits have four states; REBAR decodes two softened samples beside each.
-    decodings = {"enumerate_support_and_pathwise": 4, "rebar_and_pathwise": 3}
+    # Two bits have four states; REBAR decodes a softened sample beside each.
+    decodings = {"enumerate_support_and_pathwise": 4, "rebar_and_pathwise": 2}
     for (name, number), row in served.items():
         assert row["cost"]["decoder_evaluations"] == number * decodings.get(name, 1)
     text = (tmp_path / "gradients-digits" / "table.md").read_text()
