@@ -177,7 +177,7 @@ def test_bits_beside_numbers(cli, tmp_path):
     run_here(cli, *names, *options, "--runs-dir", tmp_path)
     results = json.loads((tmp_path / "gradients-digits" / "results.json").read_text())
     last = {(row["estimator"], row["num_samples"]): row for row in results["rows"] if row["moment"] == "end"}
-    assert "num_samples must be a multiple of 2" in last["disarm_and_pathwise", 3]["refusal"]
+    assert "num_samples must be divisible by the 2 samples" in last["disarm_and_pathwise", 3]["refusal"]
     assert last["leave_one_out", 2]["seconds_ratio"] == [1, 1, 1]
     served = {setting: row for setting, row in last.items() if not row["refusal"]}
     without = [setting for setting, row in served.items() if row["summaries"]["encoder"]["bias_squared"] is None]
