@@ -656,6 +656,7 @@ EXEMPT = {f"estimators.{name}": reason for name, reason in EXEMPT.items()} | {
     "networks.halving_product": LAYER,
     "networks.of_any_batch": LAYER,
     "distributions.log_prob_per_unit": LAYER,
+    "distributions.side_by_side": "the caller names its arguments; they are tested in test_named_parts.py",
     "streams.open_source": "it needs files of TFDS; its names and splits are tested in data/",
     "streams.open_labelled_source": "as open_source",
     "devices.compile_for": "it needs the compilers of accelerators; its arguments are tested in test_compile_for.py",

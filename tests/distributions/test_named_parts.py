@@ -7,8 +7,8 @@ import numpyro.distributions as dist
 import pytest
 from scipy import stats
 
-from vaejax import distributions, models
-from vaejax.distributions import Parts, Weights, relaxed
+from vaejax import distributions, estimators, models, objectives
+from vaejax.distributions import Parts, Weights, relaxed, side_by_side
 
 
 def parts():
@@ -95,6 +95,61 @@ def test_it_is_a_tree_that_keeps_the_order():
     ],
 )
 def test_what_are_no_parts_is_refused(make, words, no_type_hook):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+BITS, NUMBERS = (2, distributions.bernoulli()), (3, distributions.gaussian())
+
+
+def test_heads_side_by_side_each_take_their_share_of_the_outputs():
+    head = side_by_side(b=BITS, z=NUMBERS)
+    first, second = np.random.default_rng(0).normal(size=(2, 4, 5)).astype(np.float32)
+    value = np.concatenate([np.array([[0, 1], [1, 1], [0, 0], [1, 0]]), 3 * np.ones((4, 3))], axis=1)
+    q = head.apply({}, jnp.asarray(first), jnp.asarray(second))
+    log_std = 8 * np.tanh(second[:, 2:] / 8)
+    expected = stats.bernoulli.logpmf(value[:, :2], 1 / (1 + np.exp(-first[:, :2]))).sum(axis=1)
+    expected += stats.norm.logpdf(value[:, 2:], first[:, 2:], np.exp(log_std)).sum(axis=1)
+    np.testing.assert_allclose(distributions.log_prob(q, jnp.asarray(value, jnp.float32)), expected, rtol=1e-5)
+    prior = head.prior((5,), jnp.float32)
+    expected = 2 * np.log(0.5) + 3 * stats.norm.logpdf(3.0)
+    np.testing.assert_allclose(prior.log_prob(jnp.asarray(value, jnp.float32)), 4 * [expected], rtol=1e-5)
+    assert side_by_side(z=NUMBERS, b=BITS).outputs_for((5,)) == 2
+
+
+@pytest.mark.slow
+def test_a_model_with_heads_side_by_side_has_their_kl():
+    vae = models.mlp_vae((3,), 5, (4,), posterior=side_by_side(b=BITS, z=NUMBERS))
+    params, x = vae.init(jax.random.key(0)), jnp.array([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+    models.check_data(vae, params, x)
+    q = vae.encode(params, x)
+    assert q.is_discrete
+    p, mean, var = (np.asarray(part) for part in (q.parts["b"].mean, q.parts["z"].mean, q.parts["z"].variance))
+    expected = (p * np.log(2 * p) + (1 - p) * np.log(2 - 2 * p)).sum(axis=1)
+    expected += 0.5 * (mean**2 + var - 1 - np.log(var)).sum(axis=1)
+    _, info = objectives.make_elbo(vae, estimators.score_function())(params, jax.random.key(1), x)
+    np.testing.assert_allclose(info.kl, expected.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (side_by_side, "got none"),
+        (lambda: side_by_side(b=distributions.bernoulli()), "part b must be a number of latents and a head"),
+        (lambda: side_by_side(b=(distributions.bernoulli(), 2)), "the number of latents of b must be"),
+        (lambda: side_by_side(b=(2, "bernoulli")), "the head of b must be a distributions.Head"),
+        (lambda: side_by_side(b=(2, 3, 4)), "got 3 values"),
+        (lambda: side_by_side(c=(2, distributions.categorical(3))), "must not be of categories.*got one of 3"),
+        (lambda: models.mlp_vae((3,), 4, (4,), posterior=side_by_side(b=BITS, z=NUMBERS)), "5 latents.*b 2, z 3.*got"),
+        (
+            lambda: models.mlp_vae(
+                (3,), 5, (4,), posterior=side_by_side(b=BITS, z=NUMBERS), prior=models.mixture_prior(2)
+            ),
+            "mixtures and flows are priors of continuous latents",
+        ),
+    ],
+)
+def test_what_are_no_heads_side_by_side_is_refused(make, words, no_type_hook):
     with pytest.raises(ValueError, match=words):
         make()
 

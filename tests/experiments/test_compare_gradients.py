@@ -169,11 +169,34 @@ def test_discrete_latents(cli, tmp_path):
     assert "REINFORCE needs" not in text
 
 
+@pytest.mark.slow
+def test_bits_beside_numbers(cli, tmp_path):
+    """The others' bias is against enumeration of the bits; pairs refuse an odd K, and REINFORCE on all is the unit."""
+    names = ("--estimators", "enumerate_support_and_pathwise", "disarm_and_pathwise", "rebar_and_pathwise")
+    options = ("--latents", "mixed", "--latent-dim", 3, "--num-samples", 3, "--max-training-decodings", 2)
+    run_here(cli, *names, *options, "--runs-dir", tmp_path)
+    results = json.loads((tmp_path / "gradients-digits" / "results.json").read_text())
+    last = {(row["estimator"], row["num_samples"]): row for row in results["rows"] if row["moment"] == "end"}
+    assert "num_samples must be divisible by the 2 samples" in last["disarm_and_pathwise", 3]["refusal"]
+    assert last["leave_one_out", 2]["seconds_ratio"] == [1, 1, 1]
+    served = {setting: row for setting, row in last.items() if not row["refusal"]}
+    without = [setting for setting, row in served.items() if row["summaries"]["encoder"]["bias_squared"] is None]
+    assert without == [("enumerate_support_and_pathwise", 3)]
+    # Two bits have four states; REBAR decodes a softened sample beside each.
+    decodings = {"enumerate_support_and_pathwise": 4, "rebar_and_pathwise": 2}
+    for (name, number), row in served.items():
+        assert row["cost"]["decoder_evaluations"] == number * decodings.get(name, 1)
+    text = (tmp_path / "gradients-digits" / "table.md").read_text()
+    assert "that of two samples with leave-one-out of all latents being 1" in text
+    assert "DisARM; pathwise" in text
+
+
 def test_each_kind_of_latents_has_the_estimators_of_the_command_line(cli):
     for latents, names in cli[0].ESTIMATORS.items():
-        field = cli[1].contestants.field_of(latents)
+        field = cli[1].contestants.field_of(latents, 5)
         assert tuple(field.contestants) == names
         assert field.unit[0] == names[0]
+        assert {name for bound in field.references.values() for name in bound} <= field.contestants.keys()
 
 
 def test_places_are_those_that_intervals_leave_open(cli):
@@ -247,11 +270,12 @@ def test_pictures_are_drawn_from_the_folder_without_jax(compared, tmp_path, monk
 
 
 @pytest.mark.slow
-def test_every_estimator_serves_two_samples(cli):
-    vae = models.mlp_vae((8, 8), 2, (4,))
+@pytest.mark.parametrize("latents", ["gaussian", "mixed"])
+def test_every_estimator_serves_two_samples(cli, latents):
+    field = cli[1].contestants.field_of(latents, 2)
+    vae = models.mlp_vae((8, 8), 2, (4,), posterior=field.posterior)
     params, x = vae.init(jax.random.key(0)), jnp.ones((3, 8, 8))
-    contestants = cli[1].contestants.field_of("gaussian").contestants
-    for contestant in contestants.values():
+    for contestant in field.contestants.values():
         estimator, objective = contestant.gradient(vae, 2)
         own = estimators.with_baseline(params, estimator, jax.random.key(1), x)
         gradient = jax.eval_shape(jax.grad(objective, has_aux=True), own, jax.random.key(2), x)[0]
@@ -273,6 +297,11 @@ def test_defaults_depend_on_the_dataset(cli):
 
 
 REFUSED = {
+    "estimator of other latents": (
+        ("--latents", "mixed", "--estimators", "disarm"),
+        ["disarm serves --latents bernoulli; got --latents mixed", "disarm_and_pathwise"],
+    ),
+    "one latent of two kinds": (("--latents", "mixed", "--latent-dim", "1"), ["--latent-dim of at least 2", "got 1"]),
     "unknown estimator": (
         ("--estimators", "score_funktion"),
         ["'score_funktion'", "did you mean score_function?", "vimco"],

@@ -106,6 +106,20 @@ def test_documented_layouts_are_served(shape, likelihood):
 
 
 @pytest.mark.parametrize(
+    ("shape", "channels"),
+    [((2, 4, 5, 3), "first"), ((120,), "first"), ((4, 5, 6), "last")],
+)
+def test_outputs_that_are_taken_as_one_array_are_those_one_by_one(shape, channels):
+    head = distributions.categorical(2, channels)
+    logits = []
+    for same in (head, head._replace(apply_stacked=None)):
+        vae = image_vae(decoder_of(shape), same)
+        logits.append(distributions.family_of(vae.decode(vae.init(key()), jnp.zeros((7, 2)))).logits)
+    assert logits[0].shape == (7, 4, 5, 3, 2)
+    np.testing.assert_array_equal(*logits)
+
+
+@pytest.mark.parametrize(
     ("shape", "likelihood"),
     [
         ((3, 4, 5), "bernoulli"),  # channels first

@@ -95,6 +95,7 @@ from vaejax.distributions.structured.flows import (
 from vaejax.distributions.structured.layers import Layers, log_prob_per_unit
 from vaejax.distributions.structured.named_parts import (
     Parts,
+    side_by_side,
 )
 from vaejax.distributions.wrappers import family_of, mask_of, without_wrappers
 
@@ -168,6 +169,7 @@ __all__ = [
     "sample_with_log_prob",
     "scalar_codes",
     "scalar_quantized",
+    "side_by_side",
     "stable",
     "standard_normal",
     "two_sample",

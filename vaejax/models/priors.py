@@ -193,7 +193,8 @@ def prior_of(
     Raises:
         ValueError: if a learned prior is not over latents of that shape and kind.
     """
-    plain = posterior.prior(latent_shape, dtype).to_event(1)
+    plain = posterior.prior(latent_shape, dtype)
+    plain = plain.to_event(1 - plain.event_dim)
     if learned is None:
         return plain
     if learned.encodes and context_shape is not None:

@@ -260,11 +260,15 @@ def distribution_of(
     batch_shape = jnp.broadcast_shapes(*(array.shape[: array.ndim - len(shape)] for array, shape in inputs))
     size = math.prod(batch_shape)
     flat = [jnp.broadcast_to(array, (*batch_shape, *shape)).reshape(size, *shape) for array, shape in inputs]
-    arrays = layouts.split(name, network.apply(params["network"], *flat), head, size, event_shape)
-    arrays = [array.reshape(*batch_shape, *event_shape) for array in arrays]
+    outputs = network.apply(params["network"], *flat)
+    if head.apply_stacked is None:
+        arrays, apply = layouts.split(name, outputs, head, size, event_shape), head.apply
+    else:
+        arrays, apply = [layouts.stack(name, outputs, head, size, event_shape)], head.apply_stacked
+    arrays = [array.reshape(*batch_shape, *array.shape[1:]) for array in arrays]
     arrays = [array.astype(checks.wide_dtype(array.dtype)) for array in arrays]
     context = {"context": flat[-1].reshape(*batch_shape, -1)} if head.takes_context else {}
-    distribution = head.apply(params["head"], *arrays, **context)
+    distribution = apply(params["head"], *arrays, **context)
     num_open = len(event_shape) - distribution.event_dim
     if num_open < 0 or distribution.shape() != (*batch_shape, *event_shape):
         raise ValueError(

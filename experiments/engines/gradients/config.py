@@ -24,18 +24,28 @@ GAUSSIAN = (
     "vimco",
 )
 CATEGORICAL = ("leave_one_out", "score_function", "moving_average", "nvil", "rebar", "relax")
-OTHERS = ("vimco", "ovis", "gumbel_softmax", "straight_through", "reinmax")
-BERNOULLI = (*CATEGORICAL, "muprop", "disarm", "arms", "double_control_variates", "rodeo", *OTHERS)
-ESTIMATORS = {"gaussian": GAUSSIAN, "bernoulli": BERNOULLI, "categorical": (*CATEGORICAL, *OTHERS)}
+WEIGHTED = ("vimco", "ovis")
+BIASED = ("gumbel_softmax", "straight_through", "reinmax")
+BERNOULLI = (*CATEGORICAL, "muprop", "disarm", "arms", "double_control_variates", "rodeo", *WEIGHTED, *BIASED)
+# Of bits beside real numbers: REINFORCE on all of them, or reparameterized numbers and one of these on the bits.
+ON_BITS = ("enumerate_support", *CATEGORICAL, "muprop", "disarm", "double_control_variates", "rodeo", *BIASED)
+WITH_PATHWISE = {name: f"{name}_and_pathwise" for name in ON_BITS}
+MIXED = (*CATEGORICAL[:4], *WITH_PATHWISE.values(), *WEIGHTED)
+ESTIMATORS = {
+    "gaussian": GAUSSIAN,
+    "bernoulli": BERNOULLI,
+    "categorical": (*CATEGORICAL, *WEIGHTED, *BIASED),
+    "mixed": MIXED,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(command_line.BinarizedDataOptions):
     """Options of a comparison. Every one of them is written to config.json."""
 
-    latents: Literal["gaussian", "bernoulli", "categorical"] = "gaussian"
-    """Of the model. Where they are discrete, nothing is reparameterized, and the unit of all ratios is REINFORCE with
-    leave-one-out of two samples."""
+    latents: Literal["gaussian", "bernoulli", "categorical", "mixed"] = "gaussian"
+    """Of the model; mixed: one half bits, beside it real numbers, and each part has its own estimator. Discrete latents
+    have no path, and where there are any, the unit of all ratios is REINFORCE with leave-one-out of two samples."""
     latent_dim: int = 0
     """Numbers in one latent; 0: 5 for digits, else 20."""
     hidden_sizes: tuple[int, ...] = ()
@@ -82,14 +92,7 @@ def parse(args: list[str]) -> Config:
     config = tyro.cli(
         Config, description="Compare gradient estimators: their noise, their cost, the training they make.", args=args
     )
-    # What the others are compared with is always there: one reparameterized sample, and reparameterization of a bound.
-    known = ESTIMATORS[config.latents]
-    names = (known[0], *(config.estimators or known))
-    if config.latents == "gaussian" and {"doubly_reparameterized", "vimco"} & set(names):
-        names = (*names, "iwae_pathwise")
-    if "ovis" in names:
-        names = (*names, "vimco")
-    names = command_line.chosen("estimators", names, known)
+    names = chosen_estimators(config.latents, config.estimators)
     least = {"num_repeats": 3, "latent_dim": 0}
     counts = ("comparison_batch_size", "max_decodings", "timing_rounds", "num_steps", "batch_size", "num_seeds")
     least |= dict.fromkeys((*counts, "max_training_decodings", "baseline_steps"), 1)
@@ -110,6 +113,8 @@ def parse(args: list[str]) -> Config:
         raise ValueError(f"--learning-rate must be a positive number; got {config.learning_rate}")
     if config.name is not None and (pathlib.Path(config.runs_dir) / config.name).exists():
         raise ValueError(f"the run {pathlib.Path(config.runs_dir) / config.name} exists: choose another --name")
+    if config.latents == "mixed" and config.latent_dim == 1:
+        raise ValueError("--latents mixed needs a --latent-dim of at least 2, a bit and a real number; got 1")
     small = config.dataset == "digits"
     fewest = 1 if config.latents == "gaussian" else 2
     numbers = config.num_samples or ((1, 4, 16, 64) if fewest == 1 else (2, 4, 16))
@@ -127,3 +132,25 @@ def parse(args: list[str]) -> Config:
             f"{widest:,}"
         )
     return config
+
+
+def chosen_estimators(latents: str, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Those named, or all, and what they are compared with: the unit of all ratios, and an unbiased one of each bound.
+
+    Raises:
+        ValueError: if a name is unknown, or its estimator serves other latents.
+    """
+    known = ESTIMATORS[latents]
+    for name in given:
+        serves = [kind for kind, names in ESTIMATORS.items() if name in names]
+        if serves and latents not in serves:
+            raise ValueError(
+                f"--estimators {name} serves --latents {' or '.join(serves)}; got --latents {latents}, which has "
+                f"{', '.join(known)}"
+            )
+    names = (known[0], *(given or known))
+    if latents == "gaussian" and {"doubly_reparameterized", "vimco"} & set(names):
+        names = (*names, "iwae_pathwise")
+    if "ovis" in names:
+        names = (*names, "vimco")
+    return command_line.chosen("estimators", names, known)

@@ -34,7 +34,16 @@ STYLES = {
     "gumbel_softmax": ("#999999", "o"),
     "straight_through": ("#999999", "s"),
     "reinmax": ("#999999", "^"),
+    # Of bits beside real numbers: those on the bits alone are round where the same one on all latents is not.
+    "enumerate_support_and_pathwise": ("#000000", "P"),
+    "leave_one_out_and_pathwise": ("#0072B2", "o"),
+    "score_function_and_pathwise": ("#D55E00", "o"),
+    "moving_average_and_pathwise": ("#E69F00", "o"),
+    "nvil_and_pathwise": ("#CC79A7", "o"),
 }
+ON_BITS = ("rebar", "relax", "muprop", "disarm", "double_control_variates", "rodeo")
+BIASED_ON_BITS = ("gumbel_softmax", "straight_through", "reinmax")
+STYLES |= {f"{name}_and_pathwise": STYLES[name] for name in (*ON_BITS, *BIASED_ON_BITS)}
 
 BOUNDS = {"elbo": "ELBO", "iwae": "importance-weighted bound of K samples"}
 

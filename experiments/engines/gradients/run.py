@@ -31,7 +31,8 @@ def run(config: Config) -> None:
     begin = time.perf_counter()
     folder = run_folder.choose_folder(config.runs_dir, config.name, f"gradients-{config.dataset}", resume=False)
     images, validation, x = load(config)
-    vae = models.mlp_vae(images.shape[1:], config.latent_dim, config.hidden_sizes, posterior=config.latents)
+    field = contestants.field_of(config.latents, config.latent_dim)
+    vae = models.mlp_vae(images.shape[1:], config.latent_dim, config.hidden_sizes, posterior=field.posterior)
     run_keys, comparison_key = keys_of(config.seed)
     models.check_data(vae, vae.init(loading.evaluation_key("any parameters")), validation)
     folder.mkdir(parents=True)
@@ -40,12 +41,11 @@ def run(config: Config) -> None:
         f"{config.dataset}: {len(images):,} training images, {len(x)} of them compared; leaves everything in {folder}"
     )
 
-    field = contestants.field_of(config.latents)
     chosen = {name: contestant for name, contestant in field.contestants.items() if name in config.estimators}
     trained = {
         (name, number): chosen[name].gradient(vae, number)
         for name, number in field.trained
-        if name in chosen and num_decodings(config.latent_dim, name, number) <= config.max_training_decodings
+        if name in chosen and number * chosen[name].decodings <= config.max_training_decodings
     }
     curves, moments = training.train(config, run_keys, vae, trained, images, validation, field.unit)
     for _, params in moments:
@@ -59,12 +59,7 @@ def run(config: Config) -> None:
         "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
         "rows": rows,
         "training": [
-            {
-                "estimator": name,
-                "num_samples": number,
-                "decodings": num_decodings(config.latent_dim, name, number),
-                **curve,
-            }
+            {"estimator": name, "num_samples": number, "decodings": number * chosen[name].decodings, **curve}
             for (name, number), curve in curves.items()
         ],
         "headline": tables.headline(rows) if config.latents == "gaussian" else [],
@@ -104,13 +99,6 @@ def keys_of(seed: int) -> tuple[loading.RunKeys, jax.Array]:
     return loading.RunKeys(params, baseline, training_key, inputs), comparison
 
 
-def num_decodings(latent_dim: int, name: str, number: int) -> int:
-    """Latents decoded for one example, as `laboratory.cost` counts them in the program."""
-    if name in ("rebar", "relax"):
-        return 3 * number
-    return number * (1 + 4 * latent_dim if name == "measure_valued" else 1)
-
-
 def compare(
     config: Config,
     key: jax.Array,
@@ -137,10 +125,10 @@ def compare(
     baselines = [{s: learned[s[0]][i] for s in settings if s[0] in learned} for i in range(len(params))]
 
     def objective_of(setting: Setting) -> objectives.Objective:
-        decodings = num_decodings(config.latent_dim, *setting)
-        if decodings > config.max_decodings:
+        contestant, number = chosen[setting[0]], setting[1]
+        if (decodings := number * contestant.decodings) > config.max_decodings:
             raise ValueError(f"decodes {decodings:,} latents for an example, above --max-decodings")
-        return chosen[setting[0]].gradient(vae, setting[1]).objective
+        return contestant.gradient(vae, number).objective
 
     def key_of(i: int, setting: Setting) -> jax.Array:
         # So the noise of a row does not depend on which other rows there are.
@@ -184,7 +172,8 @@ def compare(
 def reference_of(field: Field, served: Collection[Setting], setting: Setting) -> Setting:
     """Whose mean gradient is the reference of a setting's: an unbiased one of the same bound."""
     bound = field.contestants[setting[0]].bound
-    name = field.references[bound]
+    serving = {name for name, _ in served}
+    name = next(name for name in field.references[bound] if name in serving)
     if bound == "iwae":  # whose gradient depends on K
         return name, setting[1]
     return max((other for other in served if other[0] == name), key=lambda other: other[1])

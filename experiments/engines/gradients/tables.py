@@ -29,9 +29,9 @@ QUESTION = (
 
 NOTES = """\
 * Noise is the variance of the gradient of the encoder's parameters, summed over them, of one batch of {batch} images,
-  the same at all moments of one training run by the pathwise gradient. It comes from {repeats:,} gradients a row.
-* To reach the noise of one reparameterized sample by the mean of independent gradients takes variance ratio x K times
-  the samples, and variance ratio x ratio of the seconds of one gradient times the seconds.
+  the same at all moments of one training run, that by {unit}. It comes from {repeats:,} gradients a row.
+* To reach the noise of {unit} by the mean of independent gradients takes, in seconds, variance ratio x ratio of the
+  seconds of one gradient; in samples, variance ratio x ratio of K.
 * Intervals, of {level}, hold the noise of the gradients and that of the clock; not that of other batches or runs.
 * Seconds are of one gradient of the batch, compiled, all timed by turns ({device}). Where a model is so small
   that a gradient of one sample is mostly overhead, seconds fall with K for every estimator: compare rows of the same K.
@@ -89,6 +89,7 @@ def markdown(results: dict[str, Any], config: dict[str, Any]) -> str:
     notes = NOTES.format(
         batch=config["comparison_batch_size"],
         repeats=config["num_repeats"],
+        unit=results["unit"]["words"],
         level=f"{results['level']:.0%}",
         device=results["device"],
         baseline_steps=config["baseline_steps"],

@@ -75,10 +75,13 @@ def categorical_pixels(channels: Literal["first", "last"] = "first") -> Head:
     checks.check_choice("channels", channels, CHANNELS)
 
     def apply(params: Params, *logits: Array) -> dist.Distribution:
-        del params
-        return CategoricalPixels(jnp.stack(logits, axis=-1))
+        return apply_stacked(params, jnp.stack(logits, axis=-1))
 
-    return Head(NUM_VALUES, no_params, apply, channels=channels, seen=_seen)
+    def apply_stacked(params: Params, logits: Array) -> dist.Distribution:
+        del params
+        return CategoricalPixels(logits)
+
+    return Head(NUM_VALUES, no_params, apply, channels=channels, seen=_seen, apply_stacked=apply_stacked)
 
 
 def continuous_bernoulli() -> Head:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Key
 
 from vaejax import checks
 from vaejax.distributions import densities
+from vaejax.distributions.heads import Head, Params
 from vaejax.distributions.simplex import is_relaxed, relaxed
 from vaejax.distributions.wrappers import without_wrappers
 
@@ -128,6 +129,11 @@ class Parts(dist.Distribution):
         return Parts(**{name: of(name) for name in self.names})
 
     @property
+    def is_discrete(self) -> bool:
+        """Whether a part is."""
+        return any(part.is_discrete for part, _ in self.given(jnp.zeros(self.shape())))
+
+    @property
     def has_rsample(self) -> bool:
         return self.is_independent() and all(part.has_rsample for part in self.parts.values())
 
@@ -157,3 +163,78 @@ class Parts(dist.Distribution):
             own_shape = () if isinstance(self.parts[name], jax.tree_util.Partial) else sample_shape
             values[name] = jnp.asarray(getattr(part, method)(own_key, own_shape))
         return self.joined(values)
+
+
+def side_by_side(**parts: tuple[int, Head]) -> Head:
+    """A posterior of named parts, independent given x: how many latents each has, and its head.
+
+    `models.mlp_vae((8, 8), latent_dim=5, posterior=side_by_side(bits=(3, bernoulli()), numbers=(2, gaussian())))` has
+    three bits and two Gaussian numbers. Its q is `Parts`, so that `estimators.by_part` gives each part an estimator of
+    its own, and so is its prior: the parts' own ones side by side.
+
+    Args:
+        parts: by name, the number of latents and the head, such as `bits=(3, distributions.bernoulli())`.
+
+    Returns:
+        A head for latents on one axis, as many as the parts have together. It takes as many arrays as the part that
+        takes the most; the others leave their share of the rest unused.
+
+    Raises:
+        ValueError: if there is no part, a number is no positive integer, a head is no `Head`, or one of categories,
+            which a decoder sees one-hot only where all latents are; and by the model, if `latent_dim` is not the sum.
+
+    >>> from vaejax.distributions import bernoulli, gaussian
+    >>> q = side_by_side(bits=(3, bernoulli()), numbers=(2, gaussian())).apply({}, *jnp.zeros((2, 7, 5)))
+    >>> {name: part.event_shape for name, part in q.parts.items()}
+    {'bits': (3,), 'numbers': (2,)}
+    """
+    if not parts:
+        raise ValueError("expected parts by name, such as side_by_side(bits=(3, distributions.bernoulli())); got none")
+    for name, pair in parts.items():
+        _check_pair(name, pair)
+    total = sum(size for size, _ in parts.values())
+
+    def num_outputs(event_shape: tuple[int, ...]) -> int:
+        if event_shape != (total,):
+            sizes = ", ".join(f"{name} {size}" for name, (size, _) in parts.items())
+            raise ValueError(f"side_by_side() has {total} latents ({sizes}); got a model of latents {event_shape}")
+        return max(head.outputs_for((size,)) for size, head in parts.values())
+
+    def init(key: Key[Array, ""], event_shape: tuple[int, ...]) -> Params:
+        del event_shape
+        keys = jax.random.split(key, len(parts))
+        return {name: head.init(own, (size,)) for own, (name, (size, head)) in zip(keys, parts.items(), strict=True)}
+
+    def apply(params: Params, *outputs: Array) -> Parts:
+        made, start = {}, 0
+        for name, (size, head) in parts.items():
+            own = [array[..., start : start + size] for array in outputs[: head.outputs_for((size,))]]
+            made[name] = _on_one_axis(head.apply(params.get(name, {}), *own))
+            start += size
+        return Parts(**made)
+
+    def prior(event_shape: tuple[int, ...], dtype: Any) -> Parts:
+        del event_shape
+        return Parts(**{name: _on_one_axis(head.prior((size,), dtype)) for name, (size, head) in parts.items()})
+
+    return Head(num_outputs, init, apply, prior)
+
+
+def _on_one_axis(part: dist.Distribution) -> dist.Distribution:
+    return part.to_event(1 - part.event_dim)
+
+
+def _check_pair(name: str, pair: Any) -> None:
+    example = "a number of latents and a head, such as (3, distributions.bernoulli())"
+    checks.check_kind(f"part {name}", pair, tuple, example)
+    if len(pair) != 2:
+        raise ValueError(f"part {name} must be {example}; got {len(pair)} values")
+    size, head = pair
+    checks.check_count(f"the number of latents of {name}", size)
+    checks.check_kind(f"the head of {name}", head, Head, "a distributions.Head, such as distributions.bernoulli()")
+    if head.num_categories is not None:
+        raise ValueError(
+            f"the head of {name} must not be of categories, whose decoder sees all latents one-hot; got one of "
+            f"{head.num_categories}. Use bits, distributions.bernoulli(), or write encode and decode yourself, with a "
+            "q that is distributions.Parts"
+        )
