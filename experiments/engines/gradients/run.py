@@ -13,12 +13,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from engines.gradients import contestants, pictures, tables, training
 from engines.gradients.config import Config
 from engines.gradients.contestants import Contestant, Field, Setting
 from engines.harness import loading, run_folder
+from engines.harness.progress import Progress
 from vaejax import data, laboratory, models, objectives
 
 LEVEL = 0.99  # of all intervals
@@ -136,7 +136,7 @@ def compare(
 
     served, refusals = laboratory.serving(objective_of, settings, params[0], x, baselines=baselines[0])
     summaries = []
-    with tqdm(total=len(params) * len(served), desc="gradients", unit=" estimates") as bar:
+    with Progress("gradients", len(params) * len(served), unit="estimates") as bar:
         for i, model in enumerate(params):
             keys = {setting: key_of(i, setting) for setting in served}
             options = {"baselines": baselines[i], "level": LEVEL, "map_jobs": training.in_threads_with(bar)}
@@ -150,7 +150,7 @@ def compare(
                 **options,
             )
             summaries.append(noise)
-    with tqdm(total=len(served), desc="costs: compiling", leave=False) as bar:
+    with Progress("costs: compiling", len(served), unit="programs") as bar:
         options = {"num_rounds": config.timing_rounds, "map_jobs": training.in_threads_with(bar)}
         costs = laboratory.cost(served, params[-1], cost_key, x, baselines=baselines[-1], **options)
     rows = []

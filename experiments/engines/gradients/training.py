@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Key
-from tqdm import tqdm
 
 from engines.gradients.config import Config
 from engines.harness import loading
+from engines.harness.progress import Progress
 from vaejax import data, estimators, models, objectives, training
 from vaejax.laboratory.summaries import defined
 
@@ -89,13 +89,12 @@ def train(
         return elbo(params, key, validation)[1].elbo
 
     validate = jax.jit(jax.vmap(validation_elbo))
-    described = f"compiling {len(gradients)} training programs"
-    compiled = tqdm(in_threads(population, gradients.values()), described, len(gradients), leave=False)
-    populations = dict(zip(gradients, compiled, strict=True))
+    with Progress("compiling", len(gradients), unit="training programs") as bar:
+        populations = dict(zip(gradients, in_threads_with(bar)(population, gradients.values()), strict=True))
     curves = {name: {"steps": [], "training_elbo": [], "validation_elbo": []} for name in gradients}
     seconds = {name: [] for name in gradients}
     moments = {}
-    with tqdm(total=num_chunks * len(populations), desc=f"training, {config.num_seeds} seeds", unit="chunk") as bar:
+    with Progress(f"training, {config.num_seeds} seeds", num_chunks * len(populations), unit="chunks") as bar:
         for report in range(num_chunks + 1):
             for name, (state, chunks) in populations.items():
                 curve = curves[name]
@@ -151,7 +150,7 @@ def in_threads(function: Callable[..., Any], *items: Any) -> Iterator[Any]:
         yield from pool.map(function, *items)
 
 
-def in_threads_with(bar: tqdm) -> Callable[..., Iterator[Any]]:
+def in_threads_with(bar: Progress) -> Callable[..., Iterator[Any]]:
     """`in_threads`, which moves a progress bar by one for each result."""
 
     def counted(function: Callable[..., Any], *items: Any) -> Iterator[Any]:
