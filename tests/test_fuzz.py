@@ -27,6 +27,7 @@ ALLOWED: dict[Case, str] = {
     ("", "batch", "out of range"): "as grey",
     ("checkpoints.save", "keep", "10^30"): "all of them",
     ("data.binarize_threshold", "key", ""): "a threshold draws nothing; it takes a key as the other binarization does",
+    ("data.to_levels", "key", ""): "rounding draws nothing; it takes a key as the binarizations do",
     ("objectives.with_optimal_std", "chunk_size", "None"): "all samples at once",
     ("models.check_params", "params", ""): "any tree of finite numbers passes, one without numbers too",
     ("estimators.with_baseline", "params", ""): "it adds to a dict, of any model",

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import statistics
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -92,7 +93,7 @@ def training_strip(folder: pathlib.Path) -> plt.Figure:
     is_image = last.ndim > 2
     columns = len(snapshots)
     figure, axes = plt.subplots(2, columns, figsize=(2.3 * columns, 4.8), squeeze=False, layout="constrained")
-    extent = np.quantile(np.abs(np.concatenate(latents)), 0.995) * 1.1
+    extent = np.abs(np.concatenate(latents)).max() * 1.05
     if not is_image:  # those of an untrained model may be anywhere
         limits = [(x.min() - np.ptp(x) / 4 - 1e-6, x.max() + np.ptp(x) / 4 + 1e-6) for x in plane(last).T]
     for column, (snapshot, points) in enumerate(zip(snapshots, latents, strict=True)):
@@ -102,7 +103,7 @@ def training_strip(folder: pathlib.Path) -> plt.Figure:
         top.set_xlabel(axis_names[0])
         if is_image:
             show(bottom, tile(snapshot["samples"][:9], 3))
-            bottom.set_xlabel("samples from the prior")
+            bottom.set_xlabel("means of p(x|z)")
         else:
             scatter(bottom, plane(snapshot["samples"]), np.zeros(0))
             bottom.set(xlim=limits[0], ylim=limits[1], xlabel="samples of p(x), x1")
@@ -114,7 +115,7 @@ def training_strip(folder: pathlib.Path) -> plt.Figure:
         names = np.unique(labels)[:10]
         handles = [plt.Line2D([], [], marker="o", linestyle="", color=COLOURS(i % 10), label=str(i)) for i in names]
         figure.legend(handles=handles, title="label", loc="outside right upper")
-    figure.suptitle(f"{title(folder)}: latents of test examples, and samples, during training")
+    figure.suptitle(f"{title(folder)}: latents of test examples, and what z from the prior becomes, during training")
     return figure
 
 
@@ -122,7 +123,7 @@ def reconstructions(arrays, folder: pathlib.Path) -> plt.Figure:
     """Test examples, what the model saw of them, and what the decoder makes of their latents."""
     originals, decoded = arrays["originals"], arrays["reconstructions"]
     if originals.ndim == 2:
-        return beside(originals, decoded, "test examples", "mean of p(x | z) at their latents", folder)
+        return beside(originals, decoded, "test examples", "mean of p(x|z) at their latents", folder)
     seen = arrays["binarized"]
     rows = {"test image": originals, "reconstruction": decoded}
     if np.abs(seen - originals).max() > 1 / 128:  # more than levels of grey and their noise
@@ -132,7 +133,7 @@ def reconstructions(arrays, folder: pathlib.Path) -> plt.Figure:
     for axis, (name, images) in zip(axes, rows.items(), strict=True):
         show(axis, tile(images[:count], count))
         axis.set_ylabel(name, fontsize=7, rotation=0, ha="right", va="center")
-    figure.suptitle(f"{title(folder)}: reconstructions, mean of p(x | z) at the posterior mean", fontsize=8)
+    figure.suptitle(f"{title(folder)}: reconstructions, mean of p(x|z) at the posterior mean", fontsize=8)
     return figure
 
 
@@ -140,17 +141,17 @@ def samples(arrays, folder: pathlib.Path) -> plt.Figure:
     """What the model makes of latents from the prior, beside test examples."""
     originals, drawn = arrays["originals"], arrays["samples"]
     if originals.ndim == 2:
-        return beside(originals, drawn, "test examples", "samples: z from the prior, x from p(x | z)", folder)
+        return beside(originals, drawn, "test examples", "samples: z from the prior, x from p(x|z)", folder)
     figure, axes = plt.subplots(1, 2, figsize=(8, 4.4), layout="constrained")
     side = min(10, int(np.sqrt(len(originals))))
     conditional = json.loads((folder / "config.json").read_text()).get("condition_on") == "label"
-    drawn_name = "samples: mean of p(x | z)"
+    drawn_name = "means of p(x|z), z from the prior"
     if conditional:
-        drawn_name = "samples: mean of p(x | z, label), by label"
+        drawn_name = "means of p(x|z, label), z from the prior, by label"
     for axis, images, name in zip(axes, (originals, drawn), ("test images", drawn_name), strict=True):
         show(axis, tile(images[: side * side], side))
         axis.set_title(name)
-    figure.suptitle(f"{title(folder)}: z from the prior")
+    figure.suptitle(title(folder))
     return figure
 
 
@@ -182,7 +183,7 @@ def imputations(arrays, folder: pathlib.Path) -> plt.Figure:
     for axis, (name, array) in zip(axes, rows.items(), strict=True):
         show(axis, tile(arrays[array][:count], count))
         axis.set_ylabel(name, fontsize=7, rotation=0, ha="right", va="center")
-    figure.suptitle(f"{title(folder)}: imputations, mean of p(x | z) at the posterior mean of the rest", fontsize=8)
+    figure.suptitle(f"{title(folder)}: imputations, mean of p(x|z) at the posterior mean of the rest", fontsize=8)
     return figure
 
 
@@ -199,7 +200,14 @@ def beside(left: np.ndarray, right: np.ndarray, left_name: str, right_name: str,
 def manifold(images: np.ndarray, folder: pathlib.Path) -> plt.Figure:
     """Decoder means over the plane of two latents."""
     figure, axes = plt.subplots(figsize=(6, 6.3), layout="constrained")
-    show(axes, tile(images.reshape(-1, *images.shape[2:]), images.shape[1]))
-    axes.set(xlabel="z1, quantiles of the prior from 2.5% to 97.5%", ylabel="z2, quantiles of the prior")
-    axes.set_title(f"{title(folder)}: mean of p(x | z)")
+    number = images.shape[1]
+    picture = tile(images.reshape(-1, *images.shape[2:]), number)
+    show(axes, picture)
+    marked = np.unique(np.linspace(0, number - 1, 5).round())
+    places = (marked + 0.5) / number * np.array(picture.shape[:2])[:, None] - 0.5
+    words = [f"{statistics.NormalDist().inv_cdf((place + 0.5) / number):.1f}" for place in marked]
+    axes.set_xticks(places[1], words)
+    axes.set_yticks(places[0], words[::-1])
+    axes.set(xlabel="z1, in equal steps of probability under the prior", ylabel="z2")
+    axes.set_title(f"{title(folder)}: mean of p(x|z)")
     return figure
