@@ -116,6 +116,8 @@ REFUSED = {
     "no text": (("--table", "lagging"), "lagging_inference_synthetic.txt, of He et al. 2019, in the folder that"),
     "no certificate": (("--table", "certificates", "--rows", "disarm-gaussian"), "did you mean"),
     "seeds of certificates": (("--table", "certificates", "--seeds", "2"), "--seeds has no effect on --table"),
+    "samples of none": (("--table", "hinton", "--eval-samples", "9"), "--eval-samples has no effect on --table hinton"),
+    "examples of none": (("--table", "rodeo", "--test-examples", "9"), "--test-examples has no effect on --table"),
     "images in another order": (("--table", "ppca"), "expected train-images-idx3-ubyte.gz in the folder that"),
     "settings": (("--table", "miwae", "--recipe", "published"), "needs rows whose settings are known"),
 }
@@ -273,8 +275,13 @@ def test_every_estimator_has_a_certificate(experiments):
 
 def table_of(monkeypatch, tmp_path, table, *rows, minutes, dataset="digits", more=()):
     """The rows of results.json, by name, of a run of the command."""
-    words = ["reproduce.py", "--table", table, "--rows", *rows, "--minutes", minutes, "--eval-samples", "5", *more]
-    words += ["--test-examples", "20", "--runs-dir", str(tmp_path), "--name", "trial"]
+    from engines.reproduce import config
+
+    evaluation = {"eval_samples": ["--eval-samples", "5"], "test_examples": ["--test-examples", "20"]}
+    words = ["reproduce.py", "--table", table, "--rows", *rows, "--minutes", minutes, *more]
+    for name in evaluation.keys() - set(config.NO_EFFECT.get(table, ())):
+        words += evaluation[name]
+    words += ["--runs-dir", str(tmp_path), "--name", "trial"]
     monkeypatch.setattr(sys, "argv", words + (["--dataset", dataset] if dataset else []))
     with pytest.raises(SystemExit) as ended:
         main_of("reproduce")()

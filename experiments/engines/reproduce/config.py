@@ -13,6 +13,11 @@ from engines.reproduce.published import TABLES, Row, Table
 
 CERTIFICATES = "certificates"
 
+# Options that a table does not look at.
+EVALUATION = ("eval_samples", "test_examples")
+NO_EFFECT = {CERTIFICATES: ("dataset", "seeds", "minutes", "recipe", *EVALUATION), "hinton": ("eval_samples",)}
+NO_EFFECT |= dict.fromkeys(("ppca", "rodeo", "disarm", "relax"), EVALUATION)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(command_line.DataOptions):
@@ -94,10 +99,10 @@ def parse(args: list[str]) -> Config:
             raise ValueError(
                 f"{command_line.flag(name)} must be from {least} to below 10,000,000; got {getattr(config, name)}"
             )
+    for name in NO_EFFECT.get(config.table, ()):
+        if getattr(config, name) != getattr(Config, name):
+            raise ValueError(f"{command_line.flag(name)} has no effect on --table {config.table}: leave it out")
     if is_certificates:
-        for name in ("dataset", "seeds", "minutes", "recipe", "eval_samples", "test_examples"):
-            if getattr(config, name) != getattr(Config, name):
-                raise ValueError(f"{command_line.flag(name)} has no effect on --table certificates: leave it out")
         return config
     if config.of_table.is_theirs:
         config = dataclasses.replace(config, recipe="published")
