@@ -254,7 +254,8 @@ def is_trustworthy(result: LogLikelihood) -> Bool[Array, " *batch"]:
       latent, pass whatever the shape of their tail, because that tail is too small to matter.
 
     For K < 25 the Pareto index is not known, and ess >= 10 decides alone. Elsewhere the estimate is still a lower bound
-    on log p(x) in expectation, but it may be far below, and the standard error does not show it.
+    on log p(x) in expectation, but it may be far below, and the standard error does not show it. No weight tells of a
+    mode of the posterior that q misses: `annealed_log_likelihood` or, in two dimensions, quadrature does.
 
     Args:
         result: of `log_likelihood` or one of its relatives.
