@@ -39,7 +39,7 @@ def test_a_run_is_stopped_by_validation_images(seeds, tmp_path, monkeypatch):
 
     seen = {}
 
-    def train_until_done(plan, folder, state, metrics, fit, measure, validation, viewer=None):
+    def train_until_done(plan, folder, state, metrics, fit, measure, validation, viewer=None, record=None):
         seen.update(validation=validation, shown=viewer and viewer.test, plan=plan)
         raise Reached
 
