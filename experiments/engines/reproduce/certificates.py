@@ -17,6 +17,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from engines.harness import run_folder, tables
+from engines.harness.progress import Progress
 from engines.reproduce.cases import Case
 from vaejax import distributions, estimators, laboratory, models, objectives
 
