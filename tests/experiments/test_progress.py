@@ -17,7 +17,7 @@ def progress(experiments, monkeypatch):
     from engines.harness import progress
 
     clock = iter(range(0, 10_000, 10))  # every look at the clock is ten seconds after the one before
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(progress, "clock", lambda: float(next(clock)))
     return progress
 
 
@@ -50,7 +50,7 @@ def test_a_quick_task_says_nothing_in_a_log(progress, monkeypatch):
 
 def test_the_time_left_does_not_count_what_comes_before_the_first_update(progress, monkeypatch):
     clock = iter([0.0] + [5000.0 + second for second in range(100) for _ in range(2)])  # 5,000 seconds of compilation
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(progress, "clock", lambda: next(clock))
     lines = lines_of(progress, monkeypatch, [1] * 20)
     assert [line[:40] for line in lines] == [
         "training  10%  10/100 steps, 01:30 left,",
@@ -62,7 +62,7 @@ def test_the_time_left_does_not_count_what_comes_before_the_first_update(progres
 def test_a_terminal_of_80_columns_shows_bound_and_speed(progress, monkeypatch, columns):
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda: os.terminal_size((columns, 24)))
+    monkeypatch.setattr(progress, "terminal_size", lambda: os.terminal_size((columns, 24)))
     with progress.Progress("training", 6000) as bar:
         for _ in range(3):
             bar.update(600, "bound -23.15 nats, 53,208 examples/s")

@@ -7,6 +7,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+clock, terminal_size = time.perf_counter, shutil.get_terminal_size  # tests have their own
+
 WIDTH = 100  # at the most; a terminal may be narrower
 LINE_SECONDS = 1.0  # between two lines, at the least
 
@@ -26,9 +28,9 @@ class Progress:
     def __init__(self, what: str, total: int, done: int = 0, unit: str = "steps"):
         self.what, self.total, self.done, self.unit = what, total, done, unit
         self.first: tuple[float, int] | None = None
-        self.line_at, self.tenth = time.perf_counter(), 10 * done // max(total, 1)
+        self.line_at, self.tenth = clock(), 10 * done // max(total, 1)
         layout = "{desc} {percentage:3.0f}%|{bar}| {n:,}/{total:,} {unit}{postfix}"
-        columns = min(WIDTH, shutil.get_terminal_size().columns)
+        columns = min(WIDTH, terminal_size().columns)
         options = {"desc": what, "unit": unit, "ncols": columns, "bar_format": layout, "mininterval": 0.2}
         self.bar = tqdm(total=total, initial=done, leave=False, **options) if sys.stderr.isatty() else None
 
@@ -49,7 +51,7 @@ class Progress:
             self.bar.set_postfix_str(notes, refresh=False)
             self.bar.update(number)
             return
-        tenth, now = 10 * self.done // max(self.total, 1), time.perf_counter()
+        tenth, now = 10 * self.done // max(self.total, 1), clock()
         if tenth > self.tenth and now - self.line_at >= LINE_SECONDS:
             self.line_at, self.tenth = now, tenth
             share = f"{self.done / self.total:4.0%}"
@@ -58,7 +60,7 @@ class Progress:
 
     def left(self) -> str:
         """The time that the rest takes, in words; none where nothing is known of it."""
-        now = time.perf_counter()
+        now = clock()
         if self.first is None:
             self.first = (now, self.done)
             return ""
