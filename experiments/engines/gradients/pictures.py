@@ -99,7 +99,7 @@ def by_num_samples(results: dict[str, Any], title: str, quantity: str, axis_name
                 points = [row for row in here if (row["estimator"], row["bound"]) == (name, bound)]
                 if points:
                     # Smaller and smaller, so that one that lies on another does not hide it.
-                    curve(panel, points, label, quantity, markersize=7 - 0.5 * len(panel.lines))
+                    curve(panel, points, label, quantity, markersize=max(4, 7 - 0.5 * len(panel.lines)))
         on_log_axes(panels)
         panels[0].set_ylabel(f"{BOUNDS[bound]}:\n{axis_name}")
         panels[-1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
