@@ -41,7 +41,7 @@ def test_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
     copy = nbformat.read(shutil.copy(path, tmp_path), as_version=4)
     client = nbclient.NotebookClient(
         copy,
-        timeout=300,
+        timeout=600,  # for a cell
         kernel_name="python3",
         coalesce_streams=True,
         resources={"metadata": {"path": str(tmp_path)}},
