@@ -601,3 +601,19 @@ def test_a_callback_that_comes_after_the_sink_is_closed_is_silent(capfd):
         assert sink.getvalue() == "ValueError: no space\n"
     orbax_io._write_unraisable(sink, unraisable)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_callback_that_comes_after_a_failed_write_is_silent(monkeypatch):
+    heard = []
+    monkeypatch.setattr(sys, "unraisablehook", heard.append)
+    for _ in range(2):
+        with pytest.raises(AttributeError):
+            orbax_io.call("no_such_function")
+    late, other = (
+        types.SimpleNamespace(exc_value=RuntimeError(words)) for words in ("Event loop is closed", "something else")
+    )
+    sys.unraisablehook(late)
+    assert heard == []
+    sys.unraisablehook(other)
+    assert heard == [other]
+    assert sys.unraisablehook.args == (heard.append,)  # one filter, however many writes failed

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -54,12 +54,15 @@ def call(function: str, *arguments: Any) -> Any:
                 os.dup2(sink.fileno(), descriptor)
         stack.enter_context(contextlib.redirect_stdout(sink))  # in a notebook and under pytest, not the descriptors
         stack.enter_context(contextlib.redirect_stderr(sink))
-        stack.callback(setattr, sys, "unraisablehook", sys.unraisablehook)
+        afterwards = sys.unraisablehook
+        stack.callback(lambda: setattr(sys, "unraisablehook", afterwards))
         sys.unraisablehook = functools.partial(_write_unraisable, sink)
         try:
             with ocp.Context():
                 return getattr(ocp, function)(*arguments)
         except BaseException as error:
+            if isinstance(error, Exception):
+                afterwards = _without_late_callbacks(afterwards)
             for thread in set(threading.enumerate()) - threads:  # they continue writing, to stderr and to the folder
                 threading.Thread.join(thread, timeout=1)  # Orbax's own join raises
             # Unfinished tasks complain when they are collected: let that be now, and not whenever the error is dropped.
@@ -94,6 +97,22 @@ def _write_unraisable(sink: Any, unraisable: Any) -> None:
     """An error of TensorStore's late callbacks; one of them may still be at it when the sink is closed."""
     with contextlib.suppress(ValueError):
         traceback.print_exception(unraisable.exc_value, file=sink)
+
+
+def _without_late_callbacks(hook: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The hook, but for TensorStore's own threads: long after a failed write they may still call a loop that is gone.
+
+    Nothing tells when the last of them is done, so the hook stays.
+    """
+    if getattr(hook, "func", None) is _write_unless_late:
+        return hook
+    return functools.partial(_write_unless_late, hook)
+
+
+def _write_unless_late(hook: Callable[[Any], None], unraisable: Any) -> None:
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        hook(unraisable)
 
 
 @contextlib.contextmanager

@@ -99,7 +99,7 @@ class Viewer:
         prior = distributions.family_of(jax.eval_shape(self.vae.prior, params))
         if latents.shape[1] == 2 and self.num_labels is None and isinstance(prior, dist.Normal):
             # Equal steps of probability under the prior, as in figure 4 of Kingma & Welling 2014.
-            quantiles = jax.scipy.stats.norm.ppf((jnp.arange(MANIFOLD) + 0.5) / MANIFOLD)
+            quantiles = jax.scipy.stats.norm.ppf((jnp.arange(MANIFOLD, dtype=jnp.float32) + 0.5) / MANIFOLD)
             grid = jnp.stack(jnp.meshgrid(quantiles, -quantiles), axis=-1)
             arrays["manifold"] = np.asarray(self.decode(params, grid, self.original[:1]))
         run_folder.write_arrays(self.folder / "pictures.npz", **arrays)
