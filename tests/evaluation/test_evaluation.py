@@ -74,7 +74,14 @@ def test_a_report_in_numbers_and_in_words(problem):
     words = evaluation.in_words(report)
     assert f"log p(x) {named['log_likelihood']:.2f} ± {named['standard_error']:.2f} nats" in words
     assert f"{named['active_units']} of 3 units active" in words
-    assert f"aggregate posterior {named['aggregate_kl']:.2f} nats from the prior" in words
+    for before, name, after in (
+        ("ELBO", "elbo", "nats, "),
+        ("rate (KL)", "rate", "and"),
+        ("distortion", "distortion", "nats"),
+        ("the latent tells", "mutual_information", "nats about"),
+        ("aggregate posterior", "aggregate_kl", "nats from the prior"),
+    ):
+        assert f"{before} {named[name]:.2f} ± {named[f'{name}_standard_error']:.2f} {after}" in words
     assert "K = 50" in words
     doubtful = report._replace(num_trusted=48)
     told = evaluation.in_words(doubtful).splitlines()[1]

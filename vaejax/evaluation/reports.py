@@ -192,7 +192,7 @@ def numbers(result: Report) -> dict[str, float]:
 
 
 def in_words(result: Report) -> str:
-    """The report as four to seven lines of text, with log p(x) ± its standard error over examples first.
+    """The report as four to seven lines of text, log p(x) first; each ± is a standard error over examples.
 
     Args:
         result: of `report`.
@@ -208,11 +208,15 @@ def in_words(result: Report) -> str:
     """
     value = numbers(result)
     doubtful = result.num_examples - result.num_trusted
+
+    def estimate(name: str) -> str:
+        return f"{value[name]:.2f} ± {value[f'{name}_standard_error']:.2f}"
+
     lines = [
         f"log p(x) {value['log_likelihood']:.2f} ± {value['standard_error']:.2f} nats per example (importance "
-        f"sampling, K = {result.num_samples:,}; the standard error is over examples)",
-        f"ELBO {value['elbo']:.2f} nats, {value['log_likelihood'] - value['elbo']:.2f} below log p(x)",
-        f"rate (KL) {value['rate']:.2f} and distortion {value['distortion']:.2f} nats",
+        f"sampling, K = {result.num_samples:,}; standard errors are over examples)",
+        f"ELBO {estimate('elbo')} nats, {value['log_likelihood'] - value['elbo']:.2f} below log p(x)",
+        f"rate (KL) {estimate('rate')} and distortion {estimate('distortion')} nats",
     ]
     if doubtful:
         lines.insert(
@@ -228,8 +232,8 @@ def in_words(result: Report) -> str:
         at_limit = value["mutual_information"] > math.log(result.num_examples) - 0.1
         limit = ", as much as so many examples can show" if at_limit else ""
         lines.append(
-            f"the latent tells {value['mutual_information']:.2f} nats about which example it is{limit}; aggregate "
-            f"posterior {value['aggregate_kl']:.2f} nats from the prior"
+            f"the latent tells {estimate('mutual_information')} nats about which example it is{limit}; aggregate "
+            f"posterior {estimate('aggregate_kl')} nats from the prior"
         )
     if value.get("data_variance"):  # examples that are all alike have none
         shares = (value[f"{what}_variance"] / value["data_variance"] for what in ("reconstruction", "sample", "noise"))
