@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import time
 
 import jax
 import numpy as np
@@ -185,3 +186,27 @@ def test_refused(rooms, monkeypatch, capsys, options, words):
     error = refusal(main_of("benchmark"), monkeypatch, capsys, *options)
     for word in words:
         assert word in error
+
+
+@pytest.mark.slow
+def test_own_choices_are_measured(rooms, tmp_path, capsys):
+    from engines.benchmark import choices
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        choices.run(tmp_path, 2, choices.Sizes(2, 2, 16, 3, 1))
+    rows = json.loads((tmp_path / "choices.json").read_text())
+    assert [row["unit"] for row in rows] == 4 * ["times"] + ["nats"] + 2 * ["s"]
+    assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
+    cold, warm = rows[-2:]
+    assert cold["value"] > warm["value"] > 0.5
+    assert "16 small VAEs, one after another / in one program" in capsys.readouterr().out
+
+
+def test_a_ratio_is_of_the_first_over_the_second(rooms):
+    from engines.benchmark import choices
+
+    calls = {"slow": 0.02, "quick": 0.01}
+    pair = choices.Pair("a pair", *(lambda s=seconds: time.sleep(s) for seconds in calls.values()))
+    found = choices.ratio(pair, 4)
+    assert found["low"] <= found["value"] <= found["high"]
+    assert 1.2 < found["value"] < 3

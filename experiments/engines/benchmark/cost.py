@@ -92,21 +92,19 @@ def slope(rows: list[dict[str, Any]]) -> float:
 
 
 def draw(rows: list[dict[str, Any]]) -> plt.Figure:
-    """Seconds and memory of a step against each number, on logarithmic axes."""
+    """Seconds of a step against each number, on logarithmic axes."""
     axes_of = list(dict.fromkeys(row["axis"] for row in rows))
-    figure, axes = plt.subplots(2, len(axes_of), figsize=(3.8 * len(axes_of), 5.6), layout="constrained", squeeze=False)
-    for column, name in enumerate(axes_of):
+    figure, axes = plt.subplots(1, len(axes_of), figsize=(3.8 * len(axes_of), 3.2), layout="constrained", squeeze=False)
+    for panel, name in zip(axes[0], axes_of, strict=True):
         mine = [row for row in rows if row["axis"] == name]
         values = np.array([row["value"] for row in mine])
-        for panel, quantity, unit in zip(axes[:, column], ("seconds", "work_bytes"), (1e3, 2**-20), strict=True):
-            numbers = unit * np.array([row[quantity] for row in mine])
-            panel.loglog(values, numbers, "o-", label="measured")
-            panel.loglog(values, numbers[-1] * values / values[-1], ":", color="grey", label="in proportion")
-            panel.set_xlabel(name[0].upper() + name[1:])
-        axes[0, column].set_title(f"{MODELS[name]}\nslope {slope(mine):.2f}", fontsize=8)
-        axes[0, column].legend()
+        milliseconds = 1e3 * np.array([row["seconds"] for row in mine])
+        panel.loglog(values, milliseconds, "o-", label="measured")
+        panel.loglog(values, milliseconds[-1] * values / values[-1], ":", color="grey", label="in proportion")
+        panel.set_xlabel(name[0].upper() + name[1:])
+        panel.set_title(f"{MODELS[name]}\nslope of the larger half {slope(mine):.2f}", fontsize=8)
+        panel.legend()
     axes[0, 0].set_ylabel("Time of a training step [ms]")
-    axes[1, 0].set_ylabel("Memory of a training step [MiB]")
     return figure
 
 

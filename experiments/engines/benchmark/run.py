@@ -30,6 +30,11 @@ def run(config: Config) -> None:
 
             cost.run(folder, config.repeats)
             continue
+        if name == "choices":
+            from engines.benchmark import choices  # as above
+
+            choices.run(folder, config.repeats)
+            continue
         work = WORK[name]
         rows += measured(work, config.systems, config.repeats, config.seconds)
         run_folder.write_json(folder / "results.json", rows)

@@ -16,13 +16,21 @@ Arrays = Mapping[str, np.ndarray]
 
 Rows = list[dict[str, Any]]
 
+# As the tables of experiments/README.md call the cures.
+NAMES = {
+    "plain": "as usual",
+    "lambda": "KL of weight 0.5",
+    "cyclical": "cycles of warm-up",
+    "aggressive": "encoder ahead",
+}
+
 
 def draw_trap(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
     """KL and ELBO during training, and log p(x) at the end, of every cure."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
     for i, cure in enumerate(arrays["cures"]):
         for axis, what in ((axes[0], "kl"), (axes[1], "elbo")):
-            band(axis, arrays["steps"], arrays[f"{cure}: {what}"], f"C{i}", cure)
+            band(axis, arrays["steps"], arrays[f"{cure}: {what}"], f"C{i}", NAMES.get(cure, cure))
         values = arrays[f"{cure}: log p(x)"]
         axes[2].plot([i] * len(values), values, "o", color=f"C{i}", alpha=0.7)
     axes[0].set(xlabel="step", ylabel="KL(q(z|x) || p(z)), nats per example", title="Are the latents used?")
@@ -32,7 +40,8 @@ def draw_trap(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
     axes[1].set(xlabel="step", ylabel="ELBO of training batches, nats", title="The bound", ylim=(1.15 * lowest, None))
     axes[1].legend(fontsize=8)
     axes[2].axhline(lowest, color="grey", linestyle=":")
-    axes[2].set_xticks(range(len(arrays["cures"])), arrays["cures"], rotation=30, ha="right")
+    names = [NAMES.get(cure, cure) for cure in arrays["cures"]]
+    axes[2].set_xticks(range(len(names)), names, rotation=30, ha="right")
     axes[2].set(ylabel="test log p(x), nats, a dot for each seed", title="After training")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
     figure.suptitle("A relu network with its output bias at the pixel means; bands: least and greatest of the seeds")
@@ -44,22 +53,27 @@ def draw_text(arrays: Arrays, rows: Rows) -> dict[str, plt.Figure]:
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
     _, information = arrays["known"]
     for i, cure in enumerate(arrays["cures"]):
-        band(axes[0], arrays["steps"], arrays[f"{cure}: kl"], f"C{i}", cure)
-        paths = arrays[f"{cure}: watched"]  # (seeds, moments, 2)
-        mean, error = over_seeds(np.moveaxis(paths, 0, 1))
-        axes[2].errorbar(*mean.T, *error.T[::-1], color=f"C{i}", marker=".", linewidth=1, elinewidth=0.6)
-        axes[2].plot(*mean[-1], color=f"C{i}", marker="*", markersize=13, markeredgecolor="white")
-        if arrays[f"{cure}: encoder_steps"].max() > 1:
-            band(axes[1], arrays["steps"], arrays[f"{cure}: encoder_steps"], f"C{i}", cure)
+        band(axes[0], arrays["steps"], arrays[f"{cure}: kl"], f"C{i}", NAMES.get(cure, cure))
+        ahead = arrays[f"{cure}: encoder_steps"]  # (seeds, steps)
+        if ahead.max() > 1:
+            axes[1].plot(arrays["steps"], ahead.T, color=f"C{i}", linewidth=1, alpha=0.7)
+        mean, error = over_seeds(np.moveaxis(arrays[f"{cure}: watched"], 0, 1))  # of (moments, seeds, 2)
+        if cure in ("plain", "aggressive"):  # the ways of the others cross these and one another
+            axes[2].plot(*mean.T, color=f"C{i}", marker=".", linewidth=1.2)
+        axes[2].errorbar(*mean[-1], *error[-1][::-1], color=f"C{i}", elinewidth=1)
+        axes[2].plot(*mean[-1], color=f"C{i}", marker="*", markersize=15, markeredgecolor="white")
     axes[0].axhline(information, color="grey", linestyle=":", label="information in the generator")
     axes[0].set(xlabel="step", ylabel="KL(q(z|x) || p(z)), nats per sequence", title="Are the latents used?")
-    axes[1].set(xlabel="step", ylabel="encoder steps for each of the decoder", title="How far the encoder runs ahead")
+    axes[1].xaxis.set_major_formatter("{x:,.0f}")
+    axes[1].set(
+        xlabel="step", ylabel="encoder steps for each of the decoder", title="Encoder ahead, a line for each seed"
+    )
     limits = (0, 1.05 * max(axes[2].get_xlim()[1], axes[2].get_ylim()[1]))
     axes[2].plot(limits, limits, color="grey", linewidth=0.8, label="where they agree")
     axes[2].set(
         xlabel="spread of the means of p(z|x): model",
         ylabel="spread of the means of q(z|x): inference",
-        title="During training, with a star at the end",
+        title="The way of two, and where each ends (star)",
         xlim=limits,
         ylim=limits,
     )
