@@ -188,6 +188,42 @@ def test_refused(rooms, monkeypatch, capsys, options, words):
         assert word in error
 
 
+@pytest.fixture
+def optimized():
+    """Programs as users compile them."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the compilers of accelerators")
+@pytest.mark.parametrize(("name", "most"), [("aevb", 52), ("iwae", 86)])
+def test_steps_compiled_for_a_gpu_are_held_to_their_kernels(rooms, optimized, name, most):
+    """No condition and nothing that waits for the host; one kernel more is a change that wants a reason."""
+    from engines.benchmark import compiled
+
+    found = compiled.row("h100", compiled.program_of(rooms[-1].WORK[name]))
+    assert found["host_transfers"] == 0
+    assert found["kernels"] <= most
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the compilers of accelerators")
+def test_arrays_compiled_for_a_tpu_are_hardly_padded(rooms, optimized):
+    """28 x 28 pixels in tiles of 8 x 128 would take five times their bytes."""
+    from engines.benchmark import compiled
+
+    program = compiled.program_of(rooms[-1].WORK["aevb"])
+    leaves = [
+        leaf
+        for leaf in jax.tree.leaves(program.arguments)
+        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    ]
+    logical = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    assert compiled.row("v5e:2x2", program)["memory_bytes"]["arguments"] < 1.3 * logical
+
+
 @pytest.mark.slow
 def test_own_choices_are_measured(rooms, tmp_path, capsys):
     from engines.benchmark import choices
