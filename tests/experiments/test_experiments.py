@@ -258,6 +258,8 @@ def test_presets_are_changed_by_options(cli):
     assert (config.batch_size, config.num_samples, config.patience) == (100, 1, 10)
     assert train.parse(["--preset=binarized_mnist"]).latent_dim == 50
     assert train.parse(["--preset=binarized_mnist_quick"]).activation == "gelu"
+    long = train.parse(["--preset", "mnist_two_layers"])
+    assert (long.num_latents, long.prior, long.objective, long.eval_samples) == (80, "flow", "iwae", 5000)
     assert train.parse([]) == train.Config(hidden_sizes=(200, 200))
     assert train.parse(["--model", "conv"]).hidden_sizes == (32, 64, 256)
 

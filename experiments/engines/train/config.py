@@ -63,6 +63,20 @@ HIDDEN_SIZES = {"mlp": (200, 200), "hierarchical": (200, 200), "conv": (32, 64, 
 # Options that say where and how a run is computed and not what its numbers are, beside `command_line.NOT_COMPARED`.
 NOT_COMPARED = ("group_size", "devices", "distributed", "eval_samples", "checkpoint_seconds", "tensorboard")
 
+LONG: dict[str, Any] = {
+    "latent_dim": 40,
+    "hidden_sizes": (300, 300),
+    "activation": "gated",
+    "prior": "flow",
+    "objective": "iwae",
+    "num_samples": 5,
+    "kl_warmup_steps": 5_000,
+    "learning_rate": (1.5e-3,),
+    "learning_rate_warmup_steps": 1_000,
+    "averages": 0.999,
+    "eval_samples": 5_000,
+}
+
 PRESETS = {
     "digits": Config(),
     # Test log p(x) above -92.0 nats on the fixed binarization of MNIST; the warm-up keeps more units active.
@@ -88,6 +102,17 @@ PRESETS = {
         learning_rate_schedule="linear",
         learning_rate_warmup_steps=500,
         num_steps=4_000,
+    ),
+    # The next two take an hour or more on two cores: a learned prior, five samples, averaged parameters; on images that
+    # are binarized once weight decay too, for the networks learn them by heart.
+    "binarized_mnist_flow_prior": Config(dataset="binarized_mnist", num_steps=90_000, weight_decay=0.02, **LONG),
+    "mnist_two_layers": Config(
+        dataset="mnist",
+        model="hierarchical",
+        upper_latent_dims=(40,),
+        upper_hidden_sizes=(300, 300),
+        num_steps=65_000,
+        **LONG,
     ),
     # Algorithm 1 of Kingma & Welling 2014: M = 100, L = 1, Adagrad, until convergence: until ten reports of 1,000 steps
     # each have raised the best validation ELBO by less than 0.3 nats. Their SGVB estimator A is --kl sampled, their B
