@@ -218,6 +218,8 @@ def test_fewer_steps_are_no_verdict_on_a_variance(engines):
     }
     verdicts = [report.of_row(table, table.rows[0], [run | {"share": share}])["verdict"] for share in (0.5, 1.0)]
     assert verdicts == ["fewer steps", "passed"]
+    (plain,) = (row for row in table.rows if row.name == "mnist-leave-one-out-2")
+    assert report.of_row(table, plain, [run | {"share": 0.5}])["verdict"] == "none is published"
     assert report.theirs(report.of_row(table, table.rows[0], [run | {"share": 1.0}])) == "0.0137 ± 0.000411 (A)"
 
 

@@ -71,8 +71,8 @@ def of_bits(config: Config, row: Row, seed: int) -> Job:
 
 def bits_estimator(name: str) -> estimators.Estimator:
     """The estimator of a row of Bernoulli latents."""
-    if name == "nvil":
-        return estimators.score_function("nvil")
+    if name in ("nvil", "leave_one_out"):
+        return estimators.score_function(name)
     if name == "gumbel_softmax":
         return estimators.gumbel_softmax(0.5)
     return getattr(estimators, name)()
