@@ -25,7 +25,7 @@ def of_row(table: Table, row: Row, runs: list[dict[str, Any]], *, comparable: bo
     error = float(error) if of_seeds else runs[0]["error"]
     shares = [run["share"] for run in runs if run["share"] is not None]
     judged = verdict(table, row, float(mean), error)
-    if row.published is not None and table.quantity == VARIANCE and min(shares) < 0.99:  # which rises while a model is trained
+    if row.published is not None and table.quantity == VARIANCE and min(shares) < 0.99:  # it rises during training
         judged = "fewer steps"
     return {
         "row": row.name,
