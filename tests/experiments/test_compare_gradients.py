@@ -155,10 +155,11 @@ def test_headline_and_tables(cli, compared):
 @pytest.mark.slow
 def test_discrete_latents(cli, tmp_path):
     """Two samples with leave-one-out are the unit, and the reference of the others' bias is that of most samples."""
-    options = ("--latents", "bernoulli", "--estimators", "disarm", "--num-samples", 4, "--max-training-decodings", 2)
+    options = ("--latents", "bernoulli", "--estimators", "disarm", "--num-samples", 4, "--max-training-decodings", 1)
     run_here(cli, *options, "--runs-dir", tmp_path)
     results = json.loads((tmp_path / "gradients-digits" / "results.json").read_text())
     assert (results["unit"]["estimator"], results["unit"]["num_samples"]) == ("leave_one_out", 2)
+    assert [(curve["estimator"], curve["num_samples"]) for curve in results["training"]] == [("leave_one_out", 2)]
     unit = only(results["rows"], moment="end", estimator="leave_one_out", num_samples=2)
     assert unit["seconds_ratio"] == [1, 1, 1]
     assert unit["cost"]["temporary_bytes"] > 0

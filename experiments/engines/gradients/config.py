@@ -72,7 +72,7 @@ class Config(command_line.BinarizedDataOptions):
     num_seeds: int = 5
     """Training runs of each estimator, all in one vmap."""
     max_training_decodings: int = 32
-    """As --max-decodings, for training."""
+    """As --max-decodings, for training. The unit of all ratios is always trained."""
     baseline_steps: int = 500
     """Steps for which trained baselines learn at each moment, while the model is frozen."""
     seed: int = 0

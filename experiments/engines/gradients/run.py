@@ -45,7 +45,8 @@ def run(config: Config) -> None:
     trained = {
         (name, number): chosen[name].gradient(vae, number)
         for name, number in field.trained
-        if name in chosen and number * chosen[name].decodings <= config.max_training_decodings
+        if (name, number) == field.unit  # at moments of its training all are compared
+        or (name in chosen and number * chosen[name].decodings <= config.max_training_decodings)
     }
     curves, moments = training.train(config, run_keys, vae, trained, images, validation, field.unit)
     for _, params in moments:
