@@ -58,17 +58,25 @@ def learning_curve(folder: pathlib.Path) -> plt.Figure:
     if any(abs(row["bound"] - row["elbo"]) > 1e-3 for row in rows):
         left.plot(steps, [row["bound"] for row in rows], label="what is maximised", linestyle=":")
     left.set(xlabel="step", ylabel="nats per example", title="Evidence lower bound")
-    # The first reports, of an untrained model, would flatten all the rest.
-    shown = np.array([[row["elbo"], row[validated]] for row in rows])[len(rows) // 20 :]
-    margin = 0.05 * (shown.max() - shown.min()) + 1e-3
-    left.set_ylim(shown.min() - margin, shown.max() + margin)
+    limit(left, np.array([[row["elbo"], row[validated]] for row in rows]))
     left.legend(loc="lower right")
-    middle.plot(steps, [-row["reconstruction"] for row in rows], color="tab:green")
-    middle.set(xlabel="step", ylabel="nats per example", title="Distortion: -E log p(x|z), training")
-    right.plot(steps, [row["kl"] for row in rows], color="tab:red")
-    right.set(xlabel="step", ylabel="nats per example", title="Rate: KL(q(z|x) || p(z)), training")
+    parts = (
+        (middle, [-row["reconstruction"] for row in rows], "tab:green", "Distortion: -E log p(x|z), training"),
+        (right, [row["kl"] for row in rows], "tab:red", "Rate: KL(q(z|x) || p(z)), training"),
+    )
+    for axes, values, colour, words in parts:
+        axes.plot(steps, values, color=colour)
+        axes.set(xlabel="step", ylabel="nats per example", title=words)
+        limit(axes, np.array(values))
     figure.suptitle(title(folder))
     return figure
+
+
+def limit(axes: plt.Axes, values: np.ndarray) -> None:
+    """Leave out the first reports, of an untrained model, which would flatten all the rest."""
+    shown = values[len(values) // 20 :]
+    margin = 0.05 * (shown.max() - shown.min()) + 1e-3
+    axes.set_ylim(shown.min() - margin, shown.max() + margin)
 
 
 def reconstruction_curve(rows: list[dict], folder: pathlib.Path) -> plt.Figure:
