@@ -197,6 +197,14 @@ def test_bits(experiments, monkeypatch, tmp_path):
     assert found["note"].startswith("bound of 100 samples on training images -")
 
 
+def test_one_weight_is_not_called_doubtful(experiments):
+    from engines.reproduce import jobs
+
+    vae = models.mlp_vae((4,), 2, (3,))
+    found = jobs.likelihood(vae, vae.init(jax.random.key(0)), jnp.eye(4), 1)
+    assert (found["num_samples"], found["note"]) == (1, "")
+
+
 def test_the_recipe_of_bernoulli_latents_is_theirs(experiments):
     from engines.reproduce import config
 

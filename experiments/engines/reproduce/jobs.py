@@ -55,6 +55,7 @@ def likelihood(vae: models.VAE, params: Any, test: Any, num_samples: int) -> dic
             bar.update(len(part))
     mean, error = mean_and_error(np.concatenate([np.asarray(part.estimate) for part in parts]))
     doubtful = len(test) - sum(int(evaluation.is_trustworthy(part).sum()) for part in parts)
-    note = f"a few weights decide {doubtful:,} of {len(test):,}" if doubtful else ""
+    # Of the ELBO, K = 1, there is one weight.
+    note = f"a few weights decide {doubtful:,} of {len(test):,}" if doubtful and num_samples > 1 else ""
     found = {"value": float(mean), "error": float(error), "num_examples": len(test), "num_samples": num_samples}
     return found | {"note": note}
