@@ -39,7 +39,8 @@ def run(config: Config) -> None:
         rows += measured(work, config.systems, config.repeats, config.seconds)
         run_folder.write_json(folder / "results.json", rows)
         print(table(work, rows))
-    print(f"\nEvery row is in {folder}/results.json")
+    if rows:
+        print(f"\nEvery row is in {folder}/results.json")
 
 
 def measured(work: Work, systems: tuple[str, ...], repeats: int, seconds_each: float) -> list[dict[str, Any]]:
