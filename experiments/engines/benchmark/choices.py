@@ -78,10 +78,16 @@ def ratio(pair: Pair, repeats: int) -> dict[str, Any]:
         took = {call: seconds_of(call) for call in order}
         ratios.append(took[pair.first] / took[pair.second])
     print("\r" + " " * 78, end="\r")
-    mean, error = mean_and_error(np.log(ratios))
-    room = scipy.stats.t.ppf(0.975, repeats - 1) * error if repeats > 1 else np.nan
-    value, low, high = (float(np.exp(x)) for x in (mean, mean - room, mean + room))
-    return {"what": pair.name, "value": value, "low": low, "high": high, "unit": "times", "number": repeats}
+    logarithms = interval(np.log(ratios))
+    numbers = {name: float(np.exp(value)) for name, value in logarithms.items()}
+    return {"what": pair.name, **numbers, "unit": "times", "number": repeats}
+
+
+def interval(values: Any) -> dict[str, float]:
+    """The mean, and a 95% interval of it by Student's t, which is NaN for a single number."""
+    mean, error = mean_and_error(values)
+    room = scipy.stats.t.ppf(0.975, len(values) - 1) * error
+    return {"value": float(mean), "low": float(mean - room), "high": float(mean + room)}
 
 
 def seconds_of(call: Call) -> float:
@@ -170,11 +176,8 @@ def nats_of_half_precision(sizes: Sizes) -> dict[str, Any]:
             )
             found.append(float(likelihood.estimate.mean()))
     differences = np.subtract(*np.split(np.array(found), 2))
-    mean, error = mean_and_error(differences)
-    room = scipy.stats.t.ppf(0.975, NUM_SEEDS - 1) * error
-    numbers = {"value": float(mean), "low": float(mean - room), "high": float(mean + room)}
     what = f"log p(x) of digits, trained in bfloat16 less float32, {NUM_SEEDS} seeds"
-    return {"what": what, **numbers, "unit": "nats", "number": NUM_SEEDS}
+    return {"what": what, **interval(differences), "unit": "nats", "number": NUM_SEEDS}
 
 
 def starts(sizes: Sizes) -> list[dict[str, Any]]:
