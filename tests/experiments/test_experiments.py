@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -508,6 +509,22 @@ def test_finished_run_resumed_reports_again(cli, undisturbed, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_a_run_that_starts_from_another(cli, undisturbed, tmp_path):
+    # A step too small for any weight to move: what is measured is the other run, with its numbers.
+    options = (*LONG, "--num-steps", "1", "--learning-rate", "1e-30", "--start-from", undisturbed, "--name", "tuned")
+    assert run_here(cli, *options, "--runs-dir", tmp_path) == 0
+    folder = tmp_path / "tuned"
+    assert result(folder)["test_log_likelihood"] == result(undisturbed)["test_log_likelihood"]
+    assert len(rows(folder)) == 1
+    trained = checkpoints.restore_params(undisturbed / "checkpoints")
+    chex.assert_trees_all_equal(checkpoints.restore_params(folder / "checkpoints"), trained)
+    words = "--start-from needs the folder of a run of the same model.*as decoder/network/layer_0/kernel"
+    with pytest.raises(ValueError, match=words):
+        run_here(cli, *options, "--latent-dim", "3", "--runs-dir", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("has_checkpoint", [True, False])
 def test_resume_under_other_options_is_refused(cli, stopped, tmp_path, has_checkpoint):
     folder = shutil.copytree(stopped[0], tmp_path / "digits")
@@ -796,6 +813,8 @@ REFUSED = {
     "a run at home": (("--name", "~"), ["--name must be without", "'~'"]),
     "a pattern": (("--name", "a[b]"), ["--name must be without", "'a[b]'"]),
     "a backslash": (("--name", "a\\b"), ["--name must be without"]),
+    "no run to start from": (("--start-from", "/nowhere"), ["--start-from needs the folder of a run", "found none"]),
+    "one start for several runs": (("--start-from", "x", "--seeds", "2"), ["--start-from has no effect on several"]),
     "not prepared": (
         ("--dataset", "mnist"),
         ["not prepared", "train-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz", "--manual-dir"],

@@ -1,5 +1,7 @@
 """What the options of `train.py` name: model, estimator, objective, optimizer, train step, and what is reported."""
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -19,6 +21,7 @@ from vaejax import (
 )
 from vaejax.data import streams
 from vaejax.estimators import baselines
+from vaejax.training import checkpoints
 
 
 def build_plan(config: Config) -> session.Plan:
@@ -117,6 +120,19 @@ def build_init(config: Config, vae: models.VAE, estimator: estimators.Estimator,
         return estimators.with_baseline(params, estimator, baseline_key, jnp.zeros((1, *data_shape)))
 
     return init
+
+
+def started_from(folder: pathlib.Path, params):
+    """The trained parameters of another run, of the paths and shapes of these.
+
+    Raises:
+        ValueError: if there are none, or they are another model's.
+    """
+    try:
+        trained = checkpoints.restore_params(folder / "checkpoints")
+        return training.unflatten_params(training.flatten_params(trained), params)
+    except ValueError as error:
+        raise ValueError(f"--start-from needs the folder of a run of the same model; got {folder}: {error}") from error
 
 
 def build_estimator(config: Config) -> estimators.Estimator:

@@ -57,6 +57,7 @@ ADDED = (
     "prior_components",
 )
 ADDED += ("prior_layers", "validation_samples", "max_gradient_norm", "weight_decay", "accumulate_steps", "averages")
+ADDED += ("start_from",)
 
 HIDDEN_SIZES = {"mlp": (200, 200), "hierarchical": (200, 200), "conv": (32, 64, 256), "linear": ()}
 

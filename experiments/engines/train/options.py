@@ -166,6 +166,9 @@ class Training:
     """Of the layers' kernels, not of biases or standard deviations; with adam it is AdamW's."""
     accumulate_steps: int = 1
     """Steps whose gradients are averaged into one update of the parameters."""
+    start_from: str | None = None
+    """Folder of a run of the same model, such as runs/mnist, from whose trained parameters this one starts, to go on
+    under other options; not its averages. By default they are drawn anew."""
     averages: float = 0.0
     """Decay of an exponential moving average of the parameters, which is then what is evaluated and drawn; 0: none. The
     checkpoint holds both."""

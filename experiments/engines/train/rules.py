@@ -76,6 +76,7 @@ NO_EFFECT = (
     ("--distributed (it takes all devices of all processes)", lambda o: o.distributed, ("devices",)),
     ("several runs (they end together)", lambda o: o.num_runs > 1, ("patience",)),
     ("a single run", lambda o: o.num_runs == 1, ("group_size",)),
+    ("several runs (each draws its parameters)", lambda o: o.num_runs > 1, ("start_from",)),
 )
 
 # What, in words; when; and the option that it needs, with its values.

@@ -39,6 +39,8 @@ def run(config: Config) -> int:
     estimator = build.build_estimator(config)
     like = images["validation"].images if config.stream else source
     params = build.build_init(config, vae, estimator, like)(keys.of_init)
+    if config.start_from is not None and not config.resume:
+        params = build.started_from(pathlib.Path(config.start_from).expanduser(), params)
     held_out = build.build_held_out(config, images, vae, params, num_labels)
     optimizer = build.build_optimizer(config, learning_rate, estimator)
     objective = build.build_objective(config, vae, estimator, beta)
