@@ -7,6 +7,7 @@ exactly, and what is left to the samples is what it fails to predict.
 In the equations x is a sample of q, p its mean, c = x - p the score of the logits, and y another point.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -153,14 +154,16 @@ def rodeo(hidden_size: int = 100) -> Estimator:
         return trained["scale"] * t[..., None] + trained["share"] * outputs
 
     def gradient(trained: Params, f: Array, slope: Array, c: Array, p: Array) -> Array:
-        num, num_axes = len(f), f.ndim + 1
+        num = len(f)
         flat_c, flat_slope = (array.reshape(*f.shape, -1) for array in (c, slope))
-        others = (1 - jnp.eye(num, dtype=f.dtype)).reshape(num, num, *[1] * num_axes) / (num - 1)
+        weights = (1 - jnp.eye(num, dtype=f.dtype)) / (num - 1)
+        # Not as a sum of products: of arrays with seven axes, as under two vmaps, that crashes jaxlib 0.10 on CPUs.
+        mean_of_others = functools.partial(jnp.einsum, "kj,kj...->k...", weights, precision="highest")
         t = (flat_slope[None] * flat_c[:, None]).sum(axis=-1)  # (k, j, *batch): the expansion of sample j at sample k
         flips = t[..., None] + flat_slope[None] * _flip(flat_c)[:, None]  # and with one bit of it flipped
         with jax.numpy_rank_promotion("allow"):
-            here = (others * surrogate_of(trained, f[None], t)[..., None, :]).sum(axis=1)
-            there = (others * surrogate_of(trained, f[None, ..., None], flips)).sum(axis=1)
+            here = mean_of_others(surrogate_of(trained, f[None], t))[..., None, :]
+            there = mean_of_others(surrogate_of(trained, f[None, ..., None], flips))
             changes = (jnp.abs(flat_c)[..., None] * (there - here)).sum(axis=-2)  # (A h)(x_k), (k, *batch, 2)
             stein = flat_c * changes[..., 1:] - flat_c * there[..., 1]  # (A h' c)(x_k); q(not x) (1 - 2x) is -c
             h = f + changes[..., 0]
