@@ -16,6 +16,7 @@ def main() -> None:
         from engines.harness import spreading
         from engines.train import events, population, run
 
+        command_line.check_installed("matplotlib")
         events.check_installed(config.tensorboard)
         spreading.keep_compiled_programs()
         if config.distributed:

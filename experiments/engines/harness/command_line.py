@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import difflib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -86,6 +87,16 @@ def chosen(option: str, given: tuple[str, ...], known: tuple[str, ...]) -> tuple
             advice = f"did you mean {near[0]}? " if near else ""
             raise ValueError(f"--{option}: {name!r} is unknown; {advice}Known are {', '.join(known)}")
     return tuple(name for name in known if name in given)
+
+
+def check_installed(package: str) -> None:
+    """Refuse, before anything slow, where a package is missing that is imported only afterwards.
+
+    Raises:
+        ModuleNotFoundError: as the import would.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from engines.harness import command_line, loading, rows, run_folder, spreading, tables
-from engines.train import build, events, examples, measures, population_pictures, session
+from engines.train import build, events, examples, measures, session
 from engines.train.config import Config
 from vaejax import data, devices, estimators, evaluation, models, training
 
@@ -98,6 +98,8 @@ def run(config: Config) -> int:
         totals["alarm"] = warning
     summary = summarized(results)
     run_folder.write_json(folder / "result.json", {"runs": results, "groups": summary, **totals})
+    from engines.train import population_pictures  # only now, as for a single run
+
     drawn = population_pictures.draw(folder)
     print(in_words(summary, totals, folder, drawn))
     return 0

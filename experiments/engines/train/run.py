@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from engines.harness import command_line, loading, run_folder, spreading
-from engines.train import build, events, examples, measures, pictures, session, snapshots
+from engines.train import build, events, examples, measures, session, snapshots
 from engines.train.config import Config
 from vaejax import data, devices, training
 from vaejax.data import streams
@@ -97,6 +97,8 @@ def finish(
     original: data.Dataset,
 ) -> None:
     """Evaluate on test images, draw, and report."""
+    from engines.train import pictures  # only now: to import matplotlib takes half as long as to import JAX
+
     params = measure.params_of(state)
     result, measured = measure.evaluate(params, test)
     result |= session.times(metrics, compile_seconds, config.batch_size) | {
