@@ -29,6 +29,13 @@ class PCA(NamedTuple):
         explained_variance: variance of the data along each component, divided by n as maximum likelihood asks.
             (latent_dim,)
         noise_variance: mean variance along the directions that are left out; 0 where there are none. ()
+
+    >>> model = pca(jnp.array([[4.0, 1.0], [-2.0, 1.0], [1.0, 2.0], [1.0, 0.0]]), latent_dim=1)
+    >>> round(float(model.explained_variance[0]), 3), round(float(model.noise_variance), 3)
+    (4.5, 0.5)
+    >>> near = model.decode(model.encode(jnp.array([3.0, 8.0])))  # on the line of the component
+    >>> [round(float(number), 3) for number in near]
+    [3.0, 1.0]
     """
 
     mean: Float[Array, "*data"]

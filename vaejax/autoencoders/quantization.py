@@ -33,6 +33,12 @@ class QuantizationInfo(NamedTuple):
             fixed grid. ()
         perplexity: of the codes that the batch takes, at all positions. ()
         per_example: the chosen error of each example. (*batch,)
+
+    >>> info = QuantizationInfo(*jnp.array([-12.0, 10.0, 10.0, 8.0, 3.0]), per_example=jnp.array([9.0, 11.0]))
+    >>> bool(info.bound == -info.error - 0.25 * info.distance)  # 0.25: the commitment
+    True
+    >>> bool(info.error == info.per_example.mean())
+    True
     """
 
     bound: Float[Array, ""]

@@ -30,6 +30,12 @@ class ReconstructionInfo(NamedTuple):
         error: the chosen error, summed over an example, mean over the batch. ()
         squared_error: |x - mean of p(x|z)|^2, summed over an example, mean over the batch. ()
         per_example: the chosen error of each example. (*batch,)
+
+    >>> info = ReconstructionInfo(*jnp.array([-12.0, 10.0, 10.0]), per_example=jnp.array([9.0, 11.0]))
+    >>> float(-info.bound - info.error)  # the penalties
+    2.0
+    >>> bool(info.error == info.per_example.mean())
+    True
     """
 
     bound: Float[Array, ""]

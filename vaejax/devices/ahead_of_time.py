@@ -24,6 +24,10 @@ class Memory(NamedTuple):
         arguments: of the program.
         temporaries: most of them at one time.
         output: without what is written in the place of donated arguments.
+
+    >>> memory = Memory(arguments=3 * 2**30, temporaries=14 * 2**30, output=2**20)
+    >>> sum(memory) <= machine_of("v5e")[0].memory_bytes  # of 16 GiB
+    False
     """
 
     arguments: int
@@ -39,6 +43,10 @@ class Limits(NamedTuple):
         memory: bytes to and from the main memory.
         network: bytes between the devices, twice what goes into an exchange.
         launches: of the kernels.
+
+    >>> limits = Limits(arithmetic=0.25, memory=1.0, network=0.0, launches=0.125)
+    >>> limits.arithmetic / max(limits)  # the most of the time that matrix products can take
+    0.25
     """
 
     arithmetic: float
@@ -68,6 +76,12 @@ class Compiled(NamedTuple):
         limits: seconds that arithmetic, memory, network and launches would take alone.
         seconds: of compiling.
         text: the compiled program.
+
+    >>> used, limits = Memory(6 * 10**9, 76 * 10**9, 0), Limits(arithmetic=0.2, memory=0.06, network=0.0, launches=0.01)
+    >>> counts = {"passes": 100, "kernels": 4000, "flops": 10**14, "bytes_accessed": 2 * 10**11, "all_reduces": 0}
+    >>> program = Compiled("h100", 1, used, 3 * 10**9, **counts, host_transfers=0, limits=limits, seconds=9.0, text="")
+    >>> program.fits, program.limit, program.passes * program.roofline_seconds  # 100 steps take at least 20 seconds
+    (True, 'arithmetic', 20.0)
     """
 
     device: str

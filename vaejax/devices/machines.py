@@ -39,6 +39,12 @@ class Machine(NamedTuple):
             program without its host.
         layout: of the smallest machine, such as "2x2"; for a GPU its number.
         config: of XLA's compiler for a GPU that is not there.
+
+    >>> machine, _ = machine_of("v5e")
+    >>> machine.memory_bytes == 16 * 2**30
+    True
+    >>> machine.flops_per_second // machine.bytes_per_second  # FLOPs for each byte: with fewer, memory is the limit
+    240.0
     """
 
     platform: str

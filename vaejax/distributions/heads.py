@@ -58,6 +58,11 @@ class Head(NamedTuple):
         apply_stacked: `apply` of one array (*batch, *event, number) with all outputs on its last axis, for heads of
             hundreds of outputs; None: it has none. A model calls it where there is one, instead of `apply`: to slice
             that many apart and stack them again takes longer than all the rest.
+
+    >>> laplace = Head(1, lambda key, event_shape: {}, lambda params, mean: dist.Laplace(mean, jnp.ones_like(mean)))
+    >>> p = laplace.apply({}, jnp.array([[1.0, 2.0]]))  # a likelihood of your own, of one example with two numbers
+    >>> p.mean.tolist(), p.batch_shape, p.to_event(1).batch_shape
+    ([[1.0, 2.0]], (1, 2), (1,))
     """
 
     num_outputs: int | Callable[[tuple[int, ...]], int]

@@ -29,6 +29,12 @@ class Reduction(NamedTuple):
         path_weights: (K, *batch) -> (K, *batch); entry k is d bound / d l_k - d^2 bound / d l_k^2, the weight that
             `doubly_reparameterized` gives to the path derivative of l_k: 1 / K for a mean.
         linear: whether the bound is linear in the log-weights.
+
+    >>> log_w, reduction = jnp.array([1.0, 3.0, 8.0]), mean_reduction()
+    >>> reduction.bound(log_w).tolist(), reduction.leave_one_out(log_w).tolist()
+    (4.0, [5.5, 4.5, 2.0])
+    >>> bool(jnp.allclose(reduction.credit(log_w).sum(), reduction.bound(log_w)))  # a mean is the sum of its terms
+    True
     """
 
     bound: Callable[[Array], Array]

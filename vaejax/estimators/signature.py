@@ -48,6 +48,12 @@ class Estimate(NamedTuple):
     Attributes:
         bound: (*batch,), nats; its gradient is the estimator.
         terms: what the integrand returned beside the log-weight, stacked over samples: leaves (K, *batch, ...).
+
+    >>> from vaejax import estimators
+    >>> log_w, kl = jnp.array([[1.0, 4.0], [3.0, 8.0]]), jnp.array([[5.0, 0.0], [7.0, 1.0]])  # 2 samples of 2 examples
+    >>> estimate = Estimate(estimators.mean_reduction().bound(log_w), terms={"kl": kl})
+    >>> estimate.bound.tolist(), estimate.terms["kl"].mean(axis=0).tolist()
+    ([2.0, 6.0], [6.0, 0.5])
     """
 
     bound: Array
@@ -120,6 +126,12 @@ class Estimator(NamedTuple):
             passes on; or other parameters, which it passes on as they are. A dict of both, by name, is a tree of them.
         detaches_q: whether the integrand gets q without its gradient. Then a KL in closed form would have none.
         fewest_samples: the smallest K that it serves. A multiple of it is served too.
+
+    >>> from vaejax import estimators
+    >>> estimators.score_function(baseline="leave_one_out").fewest_samples  # the other samples are the baseline of each
+    2
+    >>> estimators.pathwise().detaches_q, estimators.sticking_the_landing().detaches_q  # the latter needs a sampled KL
+    (False, True)
     """
 
     estimate: EstimateFunction

@@ -45,6 +45,11 @@ class AnnealedLogLikelihood(NamedTuple):
         num_temperatures: densities on the path.
         half_estimate: the same from the two halves of the chains, averaged; it tells the bias. NaN for one chain.
             (*batch,)
+
+    >>> columns = jnp.array([[-90.0], [0.125], [12.0], [0.75]])
+    >>> result = AnnealedLogLikelihood(*columns, num_chains=16, num_temperatures=500, half_estimate=jnp.array([-90.25]))
+    >>> round(float(result.bias[0]), 3)  # half the chains gave 0.25 nats less: about as much is still missing
+    -0.25
     """
 
     estimate: Float[Array, " *batch"]
@@ -78,6 +83,11 @@ class BidirectionalBounds(NamedTuple):
         acceptance: fraction of the moves that were accepted, the smaller of the two directions'. (num_examples,)
         num_chains: for each example and direction.
         num_temperatures: densities on the path.
+
+    >>> x, z, each = jnp.zeros((1, 3)), jnp.zeros((1, 2)), jnp.array([[-90.5], [-90.25], [0.1], [0.1], [0.8]])
+    >>> bounds = BidirectionalBounds(x, z, *each, num_chains=16, num_temperatures=500)
+    >>> (bounds.upper - bounds.lower).tolist()  # these settings know log p(x) to a quarter of a nat
+    [0.25]
     """
 
     x: Array

@@ -30,6 +30,12 @@ class Calibration(NamedTuple):
         p_values: of a chi-square test that the ranks of a unit are uniform. Of several units some are small by chance:
             compare the smallest with a level divided by their number. (latent_dim,)
         num_samples: of the posterior, for each simulated example.
+
+    >>> result = Calibration(jnp.array([[0], [19], [19], [0]]), p_values=jnp.array([1e-6]), num_samples=19)
+    >>> bool(result.p_values.min() < 0.01 / len(result.p_values))  # not calibrated
+    True
+    >>> float(((result.ranks == 0) | (result.ranks == result.num_samples)).mean())  # at both ends: too narrow
+    1.0
     """
 
     ranks: Int[Array, "n latent_dim"]

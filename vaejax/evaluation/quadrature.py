@@ -31,6 +31,10 @@ class Quadrature(NamedTuple):
             error is far smaller; where it is large, the nodes are too few. It is infinite where nearly all of the
             integral lies on one node, because the posterior may then hide between nodes. (*batch,)
         num_nodes: in each dimension of the latent.
+
+    >>> result = Quadrature(jnp.array([-90.0, -95.0]), error=jnp.array([1e-5, jnp.inf]), num_nodes=51)
+    >>> (result.error < 1e-3).tolist()  # the posterior of the second may hide between nodes: take more of them
+    [True, False]
     """
 
     estimate: Float[Array, " *batch"]
@@ -46,6 +50,11 @@ class GridPosterior(NamedTuple):
     Attributes:
         mean: of the latent. (*batch, latent_dim)
         covariance: of the latent. (*batch, latent_dim, latent_dim)
+
+    >>> posterior = GridPosterior(jnp.zeros(2), jnp.array([[4.0, 1.0], [1.0, 1.0]]))
+    >>> std = jnp.sqrt(jnp.diagonal(posterior.covariance))
+    >>> float(posterior.covariance[0, 1] / std.prod())  # the correlation, which a q of independent units cannot have
+    0.5
     """
 
     mean: Float[Array, "*batch latent_dim"]

@@ -44,6 +44,12 @@ class Report(NamedTuple):
         variance_loss: of data, reconstructions and samples; None for sequences of tokens, which have no mean, and where
             numbers are missing.
         num_examples: of the data.
+
+    >>> likelihood, bound = (Average(*jnp.array([nats, 0.5, 0.1])) for nats in (-90.0, -92.0))
+    >>> rates = RateDistortion(*jnp.array([12.0, 0.2, 80.0, 0.4]), rate_per_unit=None, num_samples=10)
+    >>> result = Report(likelihood, 1000, 95, 400.0, bound, rates, None, None, None, num_examples=100)
+    >>> float(result.log_likelihood.estimate - result.elbo.estimate), result.num_examples - result.num_trusted
+    (2.0, 5)
     """
 
     log_likelihood: Average

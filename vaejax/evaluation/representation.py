@@ -34,6 +34,10 @@ class RateDistortion(NamedTuple):
         rate_per_unit: the rate of each unit of the latent, of a model with layers given the layers before it in q and
             in p; their sum is the rate. None where the units of q or of the prior depend on each other. (latent_dim,)
         num_samples: samples of z for each example, in the distortion.
+
+    >>> parts = RateDistortion(*jnp.array([12.0, 0.2, 80.0, 0.4]), jnp.array([8.0, 4.0, 0.0]), num_samples=10)
+    >>> float(-(parts.rate + parts.distortion)), int((parts.rate_per_unit > 0.01).sum())  # the ELBO; units that cost
+    (-92.0, 2)
     """
 
     rate: Float[Array, ""]
@@ -53,6 +57,11 @@ class ActiveUnits(NamedTuple):
         variance: variance over the data of each unit's posterior mean. (latent_dim,)
         active: where the variance is above the threshold. (*threshold, latent_dim)
         num_active: how many units are active. (*threshold,)
+
+    >>> variance = jnp.array([0.9, 0.001, 0.4])
+    >>> units = ActiveUnits(variance, active=variance > 0.01, num_active=(variance > 0.01).sum())
+    >>> int(units.num_active), units.active.tolist()  # how many, and which
+    (2, [True, False, True])
     """
 
     variance: Float[Array, " latent_dim"]
@@ -69,6 +78,11 @@ class CodebookUsage(NamedTuple):
         counts: how often each code is taken, by all examples at all positions. (num_codes,)
         num_used: codes that are taken at least once. ()
         perplexity: exp of the entropy of the codes' frequencies: num_codes where all are used evenly. ()
+
+    >>> counts = jnp.array([50, 50, 0, 0])
+    >>> usage = CodebookUsage(counts, (counts > 0).sum(), distributions.perplexity(counts))
+    >>> int(usage.num_used), round(float(usage.perplexity), 3)  # two of the four codes, evenly
+    (2, 2.0)
     """
 
     counts: Int[Array, " num_codes"]

@@ -32,6 +32,11 @@ class LaggingStates(NamedTuple):
         aggressive: whether the encoder still runs ahead. ()
         best: highest mutual information on the validation data so far, in nats. ()
         failures: checks in a row that have not raised it. ()
+
+    >>> params = {"encoder": {"w": jnp.ones(3)}, "decoder": {"w": jnp.ones(5)}}
+    >>> states = init_lagging(params, optax.sgd(0.1, momentum=0.9), optax.sgd(0.1)).opt_state
+    >>> [leaf.shape for leaf in jax.tree.leaves(states.encoder)], float(states.best)  # nothing measured yet
+    ([(3,)], -inf)
     """
 
     encoder: Any
@@ -54,6 +59,11 @@ class LaggingInfo(NamedTuple):
         encoder_steps: steps that the encoder took before. ()
         aggressive: 1 while the encoder runs ahead, 0 once training is the usual one. ()
         mutual_information: highest on the validation data so far, in nats; NaN before the first check. ()
+
+    >>> ahead = {"encoder_steps": jnp.array([50.0, 20.0, 1.0]), "aggressive": jnp.array([1.0, 1.0, 0.0])}
+    >>> history = LaggingInfo(*jnp.zeros((4, 3)), **ahead, mutual_information=jnp.array([jnp.nan, 1.5, 1.5]))
+    >>> int(history.encoder_steps.sum()), int(history.aggressive.argmin())  # encoder steps; when training became usual
+    (71, 2)
     """
 
     bound: Float[Array, ""]

@@ -29,6 +29,11 @@ class PosteriorSample(NamedTuple):
         mean: of z over all chains. (n, latent_dim)
         std: of z over all chains. (n, latent_dim)
         r_hat: split R-hat of each unit; near 1 where the chains agree. (n, latent_dim)
+
+    >>> z = jnp.array([[[[0.0], [2.0]], [[2.0], [0.0]]]])  # one example, two chains of two samples, one unit
+    >>> sample = PosteriorSample(z, mean=z.mean(axis=(1, 2)), std=z.std(axis=(1, 2)), r_hat=jnp.array([[1.01]]))
+    >>> sample.mean.tolist(), sample.std.tolist(), bool((sample.r_hat < 1.05).all())  # the chains have met
+    ([[1.0]], [[1.0]], True)
     """
 
     z: Float[Array, "*batch chains samples latent_dim"]

@@ -20,6 +20,12 @@ class GridGaussian(NamedTuple):
         covariance: of q. (d, d)
         reverse_kl: KL(q || p). ()
         forward_kl: KL(p || q). ()
+
+    >>> points = jnp.linspace(-10.0, 10.0, 101)[:, None]
+    >>> two_modes = jnp.logaddexp(-0.5 * (points[:, 0] - 3) ** 2, -0.5 * (points[:, 0] + 3) ** 2)
+    >>> fitted = fit_gaussian_on_grid(two_modes, points, "forward")
+    >>> round(float(fitted.covariance[0, 0]), 2), bool(fitted.reverse_kl > fitted.forward_kl)  # 1 + 3^2: it covers both
+    (10.0, True)
     """
 
     mean: Float[Array, " d"]

@@ -26,6 +26,12 @@ class EMInfo(NamedTuple):
         elbo_before: the ELBO before the E-step, with the q of the last round. ()
         log_likelihood: log p(x), which the E-step does not change. ()
         elbo_after: the ELBO after the M-step, with the q of the E-step. ()
+
+    >>> info = EMInfo(*jnp.array([-90.0, -90.0, -80.0, 10.0, -93.0, -90.0, -89.0]))
+    >>> float(info.elbo - info.elbo_before), float(info.elbo_after - info.elbo)  # what the E-step and the M-step gained
+    (3.0, 1.0)
+    >>> bool(info.elbo == info.log_likelihood)  # the E-step closes the gap
+    True
     """
 
     bound: Float[Array, ""]

@@ -23,6 +23,10 @@ class GroupInfo(NamedTuple):
         reconstruction: its part E_q log p(x|z). ()
         kl: its part KL(q(z|x) || p(z)). ()
         bound_before: the objective's value in the first E-step. ()
+
+    >>> info = GroupInfo(*jnp.array([-90.0, -90.0, -80.0, 10.0]), bound_before=jnp.array(-93.0))
+    >>> float(info.reconstruction - info.kl), float(info.bound - info.bound_before)  # the ELBO; what the round gained
+    (-90.0, 3.0)
     """
 
     bound: Float[Array, ""]
@@ -40,6 +44,11 @@ class GroupStates(NamedTuple):
     Attributes:
         encoder: state of the encoder's optimizer.
         others: state of the optimizer of all other parameters.
+
+    >>> params = {"encoder": {"w": jnp.ones(3)}, "decoder": {"w": jnp.ones(5)}}
+    >>> states = init_groups(params, optax.sgd(0.1, momentum=0.9), optax.sgd(0.1)).opt_state
+    >>> [leaf.shape for leaf in jax.tree.leaves(states.encoder)], jax.tree.leaves(states.others)  # one has a momentum
+    ([(3,)], [])
     """
 
     encoder: Any

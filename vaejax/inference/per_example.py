@@ -27,6 +27,10 @@ class FittedPosterior(NamedTuple):
         elbo: of each example under q, from samples that are drawn after the fit, in nats. (*batch,)
         standard_error: of the ELBO over the samples. (*batch,)
         num_steps: steps of gradient ascent.
+
+    >>> fitted = FittedPosterior(dist.Normal(jnp.zeros((7, 2)), 1.0).to_event(1), -90 * jnp.ones(7), jnp.ones(7), 1000)
+    >>> fitted.q.batch_shape, fitted.q.mean[3].tolist()  # a Gaussian for each of 7 examples; the mean of one of them
+    ((7,), [0.0, 0.0])
     """
 
     q: dist.Distribution
@@ -40,14 +44,17 @@ class FittedPosterior(NamedTuple):
 class InferenceGap(NamedTuple):
     """How far the ELBO is below log p(x), and why; means over examples with their standard errors, in nats.
 
-    gap = approximation + amortization, for each example and for the means.
-
     Attributes:
-        gap: log p(x) - ELBO of the encoder's q.
+        gap: log p(x) - ELBO of the encoder's q; approximation + amortization, for each example and for the means.
         approximation: log p(x) - ELBO of the best q: the cost of a q that is a Gaussian of independent units.
         amortization: ELBO of the best q - ELBO of the encoder's q: the cost of one network for all examples.
         log_likelihood: mean of log p(x), by importance sampling from the best q.
         per_example: gap, approximation and amortization of each example. (3, n)
+
+    >>> parts = (evaluation.Average(*jnp.array([nats, 0.1, 0.1])) for nats in (4.0, 1.0, 3.0, -90.0))
+    >>> found = InferenceGap(*parts, per_example=jnp.array([[4.0, 4.0], [1.0, 1.0], [3.0, 3.0]]))
+    >>> float(found.amortization.estimate / found.gap.estimate)  # the share of the gap that a better encoder can close
+    0.75
     """
 
     gap: evaluation.Average
@@ -75,8 +82,7 @@ def fit_posterior(
     """Variational inference without an encoder: the Gaussian q(z) of highest ELBO for each example, by gradient ascent.
 
     For each example Adam maximises E_q[log p(x, z) - log q(z)] in the mean and log std of q. The gradient is the
-    reparameterized one that sticks the landing, so its noise vanishes as q nears the posterior. The learning rate falls
-    to 0 along a cosine.
+    reparameterized one that sticks the landing, so its noise vanishes as q nears the posterior.
 
     Args:
         vae: the model, with continuous latents on the whole real line.
@@ -85,7 +91,7 @@ def fit_posterior(
         x: data, (*batch, *data_shape), or a `models.Batch`.
         num_steps: steps of gradient ascent.
         num_samples: samples of z for each gradient.
-        learning_rate: at the start.
+        learning_rate: at the start; it falls to 0 along a cosine.
         start: where to start, normal, of batch shape (*batch,) or (); by default the mean and variance of the encoder's
             q. Where the posterior has several modes, fits from several starts may find different ones.
         eval_samples: for the ELBO that is returned.
@@ -98,7 +104,6 @@ def fit_posterior(
         ValueError: if a number is out of range, the latents are discrete, `start` is of another shape or not normal, or
             `models.check_data` refuses x.
 
-    >>> from vaejax import models
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> params, x = vae.init(jax.random.key(0)), jnp.ones((7, 3))
     >>> fit_posterior(vae, params, jax.random.key(1), x, num_steps=100).q.batch_shape
@@ -154,7 +159,6 @@ def fit_shared_posterior(
     Raises:
         ValueError: as `fit_posterior`.
 
-    >>> from vaejax import models
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> params, x = vae.init(jax.random.key(0)), jnp.ones((7, 3))
     >>> shared = fit_shared_posterior(vae, params, jax.random.key(1), x, num_steps=50)
@@ -180,8 +184,7 @@ def inference_gap(
 ) -> InferenceGap:
     """The gap between log p(x) and the ELBO, split into the cost of q's family and the cost of amortization.
 
-    The best q comes from `fit_posterior`. Log p(x) is importance-sampled from it, because it is at least as good a
-    proposal as the encoder's q.
+    The best q comes from `fit_posterior`. Log p(x) is importance-sampled from it, no worse a proposal than q(z|x).
 
     Args:
         vae: the model.
@@ -198,7 +201,6 @@ def inference_gap(
     Raises:
         ValueError: as `fit_posterior`.
 
-    >>> from vaejax import models
     >>> vae = models.linear_vae(data_dim=3, latent_dim=2)
     >>> params, x = vae.init(jax.random.key(0)), jnp.eye(3)
     >>> inference_gap(vae, params, jax.random.key(1), x, num_steps=50, num_samples=100).per_example.shape

@@ -37,6 +37,10 @@ class Cost:
         seconds_upper: third quartile.
         num_rounds: number of rounds that were timed.
         temporary_bytes: memory that the program takes beside its arguments and results. None where XLA does not say.
+
+    >>> one = Cost(decoder_evaluations=8.0, flops=2e9, seconds=0.5, seconds_lower=0.4, seconds_upper=0.6, num_rounds=20)
+    >>> one.flops / one.seconds, one.flops / one.decoder_evaluations  # in a second, and for each latent
+    (4000000000.0, 250000000.0)
     """
 
     decoder_evaluations: float | None

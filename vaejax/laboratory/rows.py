@@ -32,6 +32,10 @@ class Row:
         work_ratio: ratio of seconds x variance: how many times the seconds it takes to reach the same variance.
         work_ratio_lower: lower end of its confidence interval, which allows for the noise of the clock too.
         work_ratio_upper: upper end.
+
+    >>> rows = [Row("pathwise", 1, refusal="q is discrete"), Row("vimco", 4, variance_ratio=0.5, samples_ratio=2.0)]
+    >>> {row.estimator: row.samples_ratio for row in rows if row.refusal is None}  # samples for the same variance
+    {'vimco': 2.0}
     """
 
     estimator: str
@@ -57,6 +61,10 @@ class NoiseRatios(NamedTuple):
         variance: of one gradient.
         samples: how many times the samples it takes to reach the same variance.
         seconds: how many times the seconds.
+
+    >>> ratios = NoiseRatios(variance=(0.25, 0.2, 0.3), samples=(1.0, 0.8, 1.2), seconds=(0.75, 0.6, 0.9))
+    >>> [upper < 1 for _, lower, upper in ratios]  # it takes less time, but whether fewer samples is not known
+    [True, False, True]
     """
 
     variance: Ratio

@@ -38,6 +38,12 @@ class Summary:
         kurtosis: of the group, 1 + Var |g - E g|^2 / variance^2: 3 of one Gaussian coordinate, nearer to 1 of many. The
             intervals of variance and signal-to-noise hold less often than their level says where it is above N / 100.
 
+    >>> part = Summary(5, 3.0, 4.0, 3.5, 4.5, 1.5, 1.3, 1.7, None, None, bias_squared=0.25, bias_squared_error=0.05)
+    >>> part.norm / part.variance**0.5 == part.signal_to_noise
+    True
+    >>> part.bias_squared + part.variance / 16  # mean squared error of the mean of 16 gradients
+    0.5
+
     Source: Rainforth et al. 2018, "Tighter variational bounds are not necessarily better".
     """
 

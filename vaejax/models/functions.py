@@ -18,6 +18,16 @@ class Functions(NamedTuple):
         log_joint: `(x, z) -> log p(x, z)`, nats; x (n, *data_shape), z (n, *latent_shape), the result (n,).
         sample: `(key, x) -> z`, one sample of q(z|x) for each example.
         log_prob: `(x, z) -> log q(z|x)`, nats, (n,).
+
+    >>> from scipy.stats import norm
+    >>> model = Functions(  # z ~ N(0, 1), x ~ N(z, 1), and for q(z|x) the exact posterior
+    ...     log_joint=lambda x, z: norm.logpdf(z) + norm.logpdf(x, z),
+    ...     sample=lambda key, x: x / 2 + 0.5**0.5 * jax.random.normal(key, x.shape),
+    ...     log_prob=lambda x, z: norm.logpdf(z, x / 2, 0.5**0.5),
+    ... )
+    >>> x, z = np.array([0.0, 2.0]), np.array([5.0, -1.0])
+    >>> bool(np.allclose(model.log_joint(x, z) - model.log_prob(x, z), norm.logpdf(x, 0, 2**0.5)))  # log p(x) at any z
+    True
     """
 
     log_joint: Callable[[Any, Any], Any]

@@ -28,6 +28,13 @@ class ObjectiveInfo(NamedTuple):
             free bits or a discrepancy. (*batch,)
         ess: effective sample size of the K importance weights, from 1 to K. (*batch,)
         log_w: log p(x, z_k) - log q(z_k|x). (K, *batch)
+
+    >>> parts, each = jnp.array([-128.0, -92.0, -80.0, 12.0]), jnp.array([-126.0, -130.0])  # of two examples, beta = 4
+    >>> info = ObjectiveInfo(*parts, per_example=each, ess=jnp.ones(2), log_w=jnp.array([[-90.0, -94.0]]))
+    >>> bool(info.elbo == info.reconstruction - info.kl), bool(info.bound == info.reconstruction - 4 * info.kl)
+    (True, True)
+    >>> bool(info.bound == info.per_example.mean()), bool(info.elbo == info.log_w.mean())
+    (True, True)
     """
 
     bound: Float[Array, ""]

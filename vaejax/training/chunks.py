@@ -41,6 +41,13 @@ class Chunk(NamedTuple):
         start: steps taken before these.
         stop: steps taken after these, as `state.step` says.
         seconds: wall time of these steps, waited for until the device was done.
+
+    >>> state, history = TrainState({}, (), np.int32(8)), {"elbo": np.array([-3.0, -2.5, -2.0, -1.5])}
+    >>> chunk = Chunk(state, history, start=4, stop=8, seconds=0.5)
+    >>> dict(zip(range(chunk.start, chunk.stop), chunk.history["elbo"].tolist(), strict=True))
+    {4: -3.0, 5: -2.5, 6: -2.0, 7: -1.5}
+    >>> (chunk.stop - chunk.start) / chunk.seconds  # steps in a second
+    8.0
     """
 
     state: TrainState

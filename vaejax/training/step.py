@@ -21,6 +21,11 @@ class TrainState(NamedTuple):
         params: the model's parameters.
         opt_state: the optimizer's state.
         step: steps taken so far. (), int32
+
+    >>> state = init_state({"w": jnp.ones(3)}, optax.adam(0.1))
+    >>> moved = state._replace(params={"w": jnp.zeros(3)})  # other parameters, with the optimizer's state and the step
+    >>> moved.params["w"].tolist(), int(moved.step), moved.opt_state is state.opt_state
+    ([0.0, 0.0, 0.0], 0, True)
     """
 
     params: Params
