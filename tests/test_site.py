@@ -30,7 +30,7 @@ def _load(path):
 site_pages = _load(ROOT / ".ci/site_pages.py")
 
 # They read sets that have to be prepared on disk; tests/data makes such sets and reads them.
-WITHOUT_EXAMPLE = {"open_source", "open_labelled_source"}
+WITHOUT_EXAMPLE = {"open_source", "open_labelled_source", "Writer"}
 
 each_module = pytest.mark.parametrize("module", vaejax.__all__)
 
@@ -140,9 +140,10 @@ def test_every_public_name_says_what_it_is(module):
 
 
 @each_module
-def test_every_public_function_has_an_example_that_runs(module):
-    # An example in a docstring is run by pytest. A record is what an example of its function returns.
+def test_every_public_function_and_class_has_an_example_that_runs(module):
+    # An example in a docstring is run by pytest.
     values = {name: getattr(getattr(vaejax, module), name) for name in public_names(module)}
-    functions = {name: value for name, value in values.items() if isinstance(value, types.FunctionType)}
-    without = {name for name, value in functions.items() if ">>> " not in value.__doc__}
-    assert without == WITHOUT_EXAMPLE & functions.keys()
+    kinds = (types.FunctionType, type)
+    documented = {name: value.__doc__ for name, value in values.items() if isinstance(value, kinds)}
+    without = {name for name, words in documented.items() if ">>> " not in words}
+    assert without == WITHOUT_EXAMPLE & documented.keys()

@@ -9,9 +9,9 @@ For a given G the best D has the logit log p_data(x) - log p_G(x), and V is then
 Jensen-Shannon divergence in nats. At p_data = p_G it is -log 4, and D gives 1/2 to everything.
 
 Why p(x) is not known: the model is a sampler and nothing else. Where z has fewer dimensions than x, the samples lie on
-a set of measure zero, and there is no density. Where z has as many or more, p_G(x) is a sum or an integral over every z
-with G(z) = x, which needs the inverse of G. There is no q(z|x) either, and so no ELBO. V is no bound on log p(x), and
-the best D knows only the ratio of the two densities. A VAE has p(x) because its decoder adds noise to G(z).
+a set of measure zero, and there is no density. Where z has as many or more, p_G(x) is an integral over every z with
+G(z) = x, which needs the inverse of G. There is no q(z|x) either, and so no ELBO; V is no bound on log p(x). A VAE has
+p(x) because its decoder adds noise to G(z).
 
 Source: Goodfellow et al. 2014, "Generative adversarial nets".
 """
@@ -42,6 +42,10 @@ class GAN(NamedTuple):
         generate: `(params, z) -> x`, deterministic; z of shape (*batch, latent_dim), x of shape (*batch, *data_shape).
         discriminate: `(params, x) -> logits`, of the probability that x is data: (*batch,).
         prior: `params -> p(z)`, with batch_shape ().
+
+    >>> gan = mlp_gan(data_shape=(3,), latent_dim=2)
+    >>> gan.prior(gan.init(jax.random.key(0))).event_shape
+    (2,)
     """
 
     init: Callable[..., Params]
@@ -64,10 +68,13 @@ class GameInfo(NamedTuple):
     Attributes:
         value: V(D, G), nats per example; -log 4 = -1.386 where D cannot tell samples from data. ()
         discriminator_loss: what the discriminator minimises, -V. ()
-        generator_loss: what the generator minimises, nats per sample: E[log(1 - D(G(z)))] in the minimax game (the part
-            of V that it can change), -E[log D(G(z))] in the non-saturating one. ()
+        generator_loss: what the generator minimises, nats per sample: in the minimax game the part of V that it can
+            change, E[log(1 - D(G(z)))]; in the non-saturating one -E[log D(G(z))]. ()
         data_probability: mean of D(x) over the batch of data. ()
         sample_probability: mean of D(G(z)) over as many samples. ()
+
+    >>> bool(GameInfo(*jnp.array([-1.5, 1.5, -0.75, 0.5, 0.5])).value < -math.log(4))  # worse than a D that says 1/2
+    True
     """
 
     value: Float[Array, ""]
@@ -89,8 +96,7 @@ Game = Callable[..., tuple[Float[Array, ""], Any]]
 def gan_from_vae(vae: VAE, discriminator: Any) -> GAN:
     """The GAN whose generator is a VAE's decoder: G(z) is the mean of p(x|z), and p(z) the VAE's prior.
 
-    `params["generator"]` holds the "decoder" and "prior" of the VAE's params, and a trained decoder can be put there.
-    The likelihood's other parameters, such as a std, get no gradient.
+    `params["generator"]` holds the VAE's "decoder" and "prior", trained ones too. A likelihood's std stays as it is.
 
     Args:
         vae: the model. Its encoder is not used.
@@ -119,17 +125,14 @@ def gan_from_vae(vae: VAE, discriminator: Any) -> GAN:
     def draw(key: Key[Array, ""]) -> Params:
         generator_key, discriminator_key = jax.random.split(key)
         whole = vae.init(generator_key)
-        return {
-            "generator": {"decoder": whole["decoder"], "prior": whole["prior"]},
-            "discriminator": network.init(discriminator_key),
-        }
+        generator = {part: whole[part] for part in ("decoder", "prior")}
+        return {"generator": generator, "discriminator": network.init(discriminator_key)}
 
     init, part_of = parameters.checking(draw)
 
     def generate(params: Params, z: ArrayLike) -> Array:
         checks.check_params(params, "generator")
-        p = vae.decode(params["generator"], z)
-        x = _mean(p)
+        x = _mean(p := vae.decode(params["generator"], z))
         if not isinstance(x, Tracer) and jnp.isnan(x).any():
             raise ValueError(
                 f"expected G(z) to be a number; got NaN: either the likelihood {distributions.name_of(p)} has no mean, "
@@ -139,16 +142,14 @@ def gan_from_vae(vae: VAE, discriminator: Any) -> GAN:
 
     def discriminate(params: Params, x: ArrayLike) -> Array:
         x = checks.checked_data(x, data_shape)
-        batch_shape = x.shape[: x.ndim - len(data_shape)]
-        num_examples = math.prod(batch_shape)
+        num_examples = math.prod(batch_shape := x.shape[: x.ndim - len(data_shape)])
         logits = network.apply(part_of(params, "discriminator"), x.reshape(num_examples, *data_shape))
         if not isinstance(logits, jax.Array) or logits.size != num_examples:
             raise ValueError(
                 "the discriminator must return one number for each example, the logit of its being data, (n,) or "
                 f"(n, 1); got {jax.tree.map(jnp.shape, logits)} for {num_examples} examples"
             )
-        # Logarithms are never taken in half precision.
-        return logits.reshape(batch_shape).astype(checks.wide_dtype(logits.dtype))
+        return logits.reshape(batch_shape).astype(checks.wide_dtype(logits.dtype))  # no logarithm in half precision
 
     return GAN(init, generate, discriminate, lambda params: vae.prior(params["generator"]))
 
@@ -281,12 +282,11 @@ def two_optimizers(
     Returns:
         The optimizer, for `training.make_train_step` and `training.init_state`.
 
-    >>> optimizer = two_optimizers(generator=optax.sgd(0.1), discriminator=optax.sgd(1.0))
-    >>> params = {"generator": jnp.zeros(1), "discriminator": jnp.zeros(1)}
+    >>> optimizer = two_optimizers(generator=optax.sgd(0.25), discriminator=optax.sgd(1.0))
     >>> grads = {"generator": jnp.ones(1), "discriminator": jnp.ones(1)}
-    >>> updates, state = optimizer.update(grads, optimizer.init(params))
+    >>> updates, _ = optimizer.update(grads, optimizer.init(grads))
     >>> updates["generator"].tolist(), updates["discriminator"].tolist()
-    ([-0.10000000149011612], [-1.0])
+    ([-0.25], [-1.0])
     """
     checks.check_optimizer(generator, "generator_optimizer")
     checks.check_optimizer(discriminator, "discriminator_optimizer")

@@ -25,6 +25,16 @@ class Baseline(NamedTuple):
     Attributes:
         init: `(key, x) -> params`, from a batch of data or an array like one. x: (n, *data_shape).
         apply: `(params, x) -> (n,)`, the reward expected of each example, in nats.
+
+    >>> from vaejax import estimators
+    >>> brighter = Baseline(  # of your own: a line in the mean of the pixels
+    ...     init=lambda key, x: {"slope": jnp.array(0.0), "offset": jnp.array(-90.0)},
+    ...     apply=lambda params, x: params["offset"] + params["slope"] * x.mean(axis=range(1, x.ndim)),
+    ... )
+    >>> estimator, x = estimators.score_function(brighter), jnp.ones((5, 8, 8))
+    >>> params = estimators.with_baseline({}, estimator, jax.random.key(0), x)
+    >>> estimator.baseline.apply(params["baseline"], x).tolist()
+    [-90.0, -90.0, -90.0, -90.0, -90.0]
     """
 
     init: Callable[[Key[Array, ""], Array], Params]
@@ -39,6 +49,11 @@ class Trained(NamedTuple):
 
     Attributes:
         init: `(key, x) -> params`, as of a `Baseline`.
+
+    >>> from vaejax import estimators
+    >>> kinds = (estimators.score_function("moving_average"), estimators.rebar())
+    >>> [isinstance(estimator.baseline, Trained) for estimator in kinds]  # a baseline; a temperature and a scale
+    [False, True]
     """
 
     init: Callable[[Key[Array, ""], Array], Params]

@@ -26,6 +26,10 @@ class Network(NamedTuple):
         init: `key -> params`, a plain dict of arrays.
         apply: `(params, inputs) -> outputs`, with one leading batch axis on both; of a model with a context
             `(params, inputs, context) -> outputs`.
+
+    >>> line = Network(lambda key: {"w": jnp.ones((3, 1))}, lambda params, x: x @ params["w"])  # one of your own
+    >>> line.apply(line.init(jax.random.key(0)), jnp.ones((5, 3))).shape
+    (5, 1)
     """
 
     init: Callable[..., Params]
