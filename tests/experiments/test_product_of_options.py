@@ -7,11 +7,11 @@ import pytest
 @pytest.fixture(autouse=True)
 def _without_pictures(experiments, monkeypatch):
     """What is drawn of a model does not depend on these options."""
-    from engines.train import run
+    from engines.train import pictures, run
 
     for name in ("snapshot", "pictures"):
         monkeypatch.setattr(run.snapshots.Viewer, name, lambda *_: {})
-    monkeypatch.setattr(run.pictures, "draw", lambda *_: [])
+    monkeypatch.setattr(pictures, "draw", lambda *_: [])
 
 
 def chosen(**options):
