@@ -100,11 +100,11 @@ def main():
     """Run all that is not in the results yet, and count."""
     sys.path.insert(0, str(EXPERIMENTS))
     from engines.harness import spreading
-    from engines.train import run
+    from engines.train import pictures, run
 
     spreading.keep_compiled_programs()
     run.snapshots.Viewer.snapshot = run.snapshots.Viewer.pictures = lambda *_: {}
-    run.pictures.draw = lambda *_: []
+    pictures.draw = lambda *_: []
     path = pathlib.Path(sys.argv[1])
     done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     known = {json.dumps(each["product"]) for each in done}
