@@ -69,7 +69,7 @@ def files(folder):
 def run(code, *arguments, **options):
     """Run Python code in a process of its own."""
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
 
 
 # What comes back

@@ -197,7 +197,8 @@ def alarm(metrics: list[dict[str, Any]], name: str, untrained: Any) -> str | Non
     runs = f"{len(worse)} of {len(last)} runs are" if len(last) > 1 else "the model is"
     return (
         f"{runs} worse than before the first step: {name.replace('_', ' ')} {last[worse[0]]:,.2f}, and "
-        f"{first[worse[0]]:,.2f} of the untrained parameters: take a smaller --learning-rate, or more steps"
+        f"{first[worse[0]]:,.2f} of the parameters that it began with: take a smaller --learning-rate, or more steps; "
+        "where a bound of more samples is trained, --validation-samples looks at that"
     )
 
 
