@@ -61,6 +61,11 @@ def test_a_missing_package_is_one_line_that_says_how_to_install_it(missing, tmp_
     assert not (tmp_path / "runs").exists()
 
 
+def test_training_does_not_wait_for_matplotlib():
+    code = "import sys; from engines.train import population, run; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=EXPERIMENTS).returncode == 0
+
+
 @pytest.mark.parametrize(
     "name", ["train", "compare_gradients", "pca_to_vae", "collapse", "benchmark", "plots", "reproduce"]
 )

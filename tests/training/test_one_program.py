@@ -114,3 +114,18 @@ def test_the_program_is_the_devices_own(platform, has_convolutions, images):
     arguments = state, jax.random.key_data(jax.random.key(3)), images.reshape(-1, 2, 3)
     text = export.export(jax.jit(run), platforms=[platform])(*arguments).mlir_module()
     assert ("stablehlo.convolution" in text) == has_convolutions
+
+
+def test_a_step_is_traced_once_for_its_report_and_the_loop():
+    step, state, batch_size = plain(objectives.make_elbo(VAE))(jnp.ones((NUM_EXAMPLES, SIZE)))
+    traced = []
+
+    def counted(state, key, batch):
+        traced.append(batch.shape)
+        return step(state, key, batch)
+
+    def run(state, key, images, stop):
+        return training.fit(counted, state, key, images, num_steps=6, batch_size=batch_size, stop=stop)
+
+    jax.jit(run).lower(state, jax.random.key(1), jnp.ones((NUM_EXAMPLES, SIZE)), 3)
+    assert traced == [(batch_size, SIZE)]

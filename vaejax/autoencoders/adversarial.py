@@ -9,9 +9,9 @@ For a given G the best D has the logit log p_data(x) - log p_G(x), and V is then
 Jensen-Shannon divergence in nats. At p_data = p_G it is -log 4, and D gives 1/2 to everything.
 
 Why p(x) is not known: the model is a sampler and nothing else. Where z has fewer dimensions than x, the samples lie on
-a set of measure zero, and there is no density. Where z has as many or more, p_G(x) is an integral over every z with
-G(z) = x, which needs the inverse of G. There is no q(z|x) either, and so no ELBO; V is no bound on log p(x). A VAE has
-p(x) because its decoder adds noise to G(z).
+a set of measure zero, and there is no density. Where z has as many or more, p_G(x) is a sum or an integral over every z
+with G(z) = x, which needs the inverse of G. There is no q(z|x) either, and so no ELBO. V is no bound on log p(x), and
+the best D knows only the ratio of the two densities. A VAE has p(x) because its decoder adds noise to G(z).
 
 Source: Goodfellow et al. 2014, "Generative adversarial nets".
 """
@@ -25,7 +25,6 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 import optax
 from jax import lax
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, Key
 
 from vaejax import checks, distributions, models, records
@@ -68,8 +67,8 @@ class GameInfo(NamedTuple):
     Attributes:
         value: V(D, G), nats per example; -log 4 = -1.386 where D cannot tell samples from data. ()
         discriminator_loss: what the discriminator minimises, -V. ()
-        generator_loss: what the generator minimises, nats per sample: in the minimax game the part of V that it can
-            change, E[log(1 - D(G(z)))]; in the non-saturating one -E[log D(G(z))]. ()
+        generator_loss: what the generator minimises, nats per sample: E[log(1 - D(G(z)))] in the minimax game (the part
+            of V that it can change), -E[log D(G(z))] in the non-saturating one. ()
         data_probability: mean of D(x) over the batch of data. ()
         sample_probability: mean of D(G(z)) over as many samples. ()
 
@@ -96,7 +95,7 @@ Game = Callable[..., tuple[Float[Array, ""], Any]]
 def gan_from_vae(vae: VAE, discriminator: Any) -> GAN:
     """The GAN whose generator is a VAE's decoder: G(z) is the mean of p(x|z), and p(z) the VAE's prior.
 
-    `params["generator"]` holds the VAE's "decoder" and "prior", trained ones too. A likelihood's std stays as it is.
+    `params["generator"]` holds the VAE's "decoder" and "prior", trained ones too. A likelihood's std gets no gradient.
 
     Args:
         vae: the model. Its encoder is not used.
@@ -132,8 +131,9 @@ def gan_from_vae(vae: VAE, discriminator: Any) -> GAN:
 
     def generate(params: Params, z: ArrayLike) -> Array:
         checks.check_params(params, "generator")
-        x = _mean(p := vae.decode(params["generator"], z))
-        if not isinstance(x, Tracer) and jnp.isnan(x).any():
+        p = vae.decode(params["generator"], z)
+        x = _mean(p)
+        if not isinstance(x, jax.core.Tracer) and jnp.isnan(x).any():
             raise ValueError(
                 f"expected G(z) to be a number; got NaN: either the likelihood {distributions.name_of(p)} has no mean, "
                 "or the training diverged"
@@ -142,14 +142,15 @@ def gan_from_vae(vae: VAE, discriminator: Any) -> GAN:
 
     def discriminate(params: Params, x: ArrayLike) -> Array:
         x = checks.checked_data(x, data_shape)
-        num_examples = math.prod(batch_shape := x.shape[: x.ndim - len(data_shape)])
+        num_examples = x.size // math.prod(data_shape)
         logits = network.apply(part_of(params, "discriminator"), x.reshape(num_examples, *data_shape))
         if not isinstance(logits, jax.Array) or logits.size != num_examples:
             raise ValueError(
                 "the discriminator must return one number for each example, the logit of its being data, (n,) or "
                 f"(n, 1); got {jax.tree.map(jnp.shape, logits)} for {num_examples} examples"
             )
-        return logits.reshape(batch_shape).astype(checks.wide_dtype(logits.dtype))  # no logarithm in half precision
+        # Logarithms are never taken in half precision.
+        return logits.reshape(x.shape[: x.ndim - len(data_shape)]).astype(checks.wide_dtype(logits.dtype))
 
     return GAN(init, generate, discriminate, lambda params: vae.prior(params["generator"]))
 
@@ -207,8 +208,7 @@ def sample(gan: GAN, params: Params, key: Key[Array, ""], num_samples: int) -> F
     checks.check_kind("gan", gan, GAN, "a GAN, such as adversarial.mlp_gan(...)")
     checks.check_params(params, "generator")
     checks.check_given(key=key, num_samples=num_samples)
-    prior = gan.prior(params)
-    latents = monte_carlo.over_samples(lambda key: distributions.sample(prior, key), key, num_samples)
+    latents = monte_carlo.over_samples(lambda key: distributions.sample(gan.prior(params), key), key, num_samples)
     return gan.generate(params, latents)
 
 

@@ -221,7 +221,7 @@ def _stopped_scan(body: Callable, carry: Any, batches: Any, num_steps: int, coun
     def batch(i: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf[i], batches)
 
-    body = jax.jit(body, inline=True)  # traced once, for its report and for the loop: half of the time to trace it
+    body = jax.jit(body, inline=True)  # so that it is traced once, for its report and for the loop
     _, report = jax.eval_shape(body, carry, batch(0))
     blank = jax.tree.map(lambda leaf: jnp.full((num_steps, *leaf.shape), jnp.nan, leaf.dtype), report)
 

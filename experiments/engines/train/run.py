@@ -1,6 +1,7 @@
 """One training run from its options to its report; `population` has several."""
 
 import itertools
+import math
 import pathlib
 from typing import Any
 
@@ -63,7 +64,9 @@ def run(config: Config) -> int:
     every = f"{session.chunk_size(plan.num_steps):,} steps"
     print(f"compiled in {compile_seconds:.1f} s{where}; a report every {every}; leaves everything in {folder}")
     measure = build.build_measure(config, vae)
-    untrained = measure.validate(params, held_out["validation"])
+    # What a resumed run started from may be gone, and is not asked for: then there is nothing to compare with.
+    is_known = config.start_from is None or not config.resume
+    untrained = measure.validate(params, held_out["validation"]) if is_known else -math.inf
     viewer = snapshots.Viewer(
         vae, held_out["test"], images["test"], folder, num_labels, measure.params_of, build.white(config)
     )
