@@ -53,10 +53,11 @@ def with_exact_posterior(params):
     }
 
 
-def bound_of_two_samples(params, x, num_nodes=80):
+def bound_of_two_samples(params, x, num_nodes=80, beta=1.0):
     """The importance-weighted bound of K = 2 samples of a linear VAE with one latent, by Gauss-Hermite quadrature.
 
-    The nodes move with q, so that the derivative of the quadrature is the quadrature of the derivative.
+    `beta` weights the KL. The nodes move with q, so that the derivative of the quadrature is the quadrature of the
+    derivative.
     """
     V, c, std, W, b, s = linear_gaussian_arrays(params)
     nodes, weights = np.polynomial.hermite_e.hermegauss(num_nodes)
@@ -66,7 +67,7 @@ def bound_of_two_samples(params, x, num_nodes=80):
     squared_error = ((x[:, None] - z[:, :, None] * W[0][None, None] - b[None, None]) ** 2).sum(axis=2)
     log_likelihood = -0.5 * squared_error / s**2 - x.shape[1] * (0.5 * np.log(2 * np.pi) + jnp.log(s))
     log_prior_over_q = -0.5 * z**2 + 0.5 * nodes[None] ** 2 + jnp.log(std[0])
-    log_w = log_likelihood + log_prior_over_q
+    log_w = log_likelihood + beta * log_prior_over_q
     bound = jnp.logaddexp(log_w[:, :, None], log_w[:, None, :]) - np.log(2)
     return ((weights[:, None] * weights[None])[None] * bound).sum(axis=(1, 2)).mean()
 

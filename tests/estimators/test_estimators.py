@@ -137,6 +137,32 @@ def test_gradient_of_the_importance_weighted_bound_is_unbiased(narrow_problem, n
     assert_unbiased(model_gradient(objective, params, x), exact, jax.random.key(2), num_repeats)
 
 
+@pytest.mark.parametrize(
+    ("name", "beta"),
+    [("doubly reparameterized", 0.3), ("doubly reparameterized", 2.0)]
+    + [pytest.param(name, 0.3, marks=pytest.mark.slow) for name in BOUND_OF_TWO if name != "score function"],
+)
+def test_gradient_of_a_bound_whose_kl_is_weighted_is_unbiased(narrow_problem, name, beta):
+    """As under a warm-up: what replaces the score of q has the weight that log q has."""
+    vae, params, x, _ = narrow_problem
+    exact = exact_model_gradient(lambda params: bound_of_two_samples(params, x, beta=beta), params)
+    estimator = BOUND_OF_TWO[name]
+    params = with_wrong_baseline(params, estimator, x)
+    objective = objectives.make_iwae(vae, estimator, 2, beta=beta)
+    assert_unbiased(model_gradient(objective, params, x), exact, jax.random.key(2), 100_000)
+
+
+def test_without_a_kl_the_doubly_reparameterized_gradient_is_the_pathwise_one(narrow_problem):
+    vae, params, x, _ = narrow_problem
+    first, second = (
+        jax.jit(jax.grad(objectives.make_iwae(vae, estimator, 5, beta=lambda step: 0.1 * step), has_aux=True))(
+            params, jax.random.key(1), x, step=jnp.array(0)
+        )[0]
+        for estimator in (estimators.pathwise(), estimators.doubly_reparameterized())
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), first, second)
+
+
 def test_sticking_the_landing_is_biased_for_the_importance_weighted_bound(narrow_problem, caplog):
     vae, params, x, exact = narrow_problem
     objective = objectives.make_iwae(vae, estimators.sticking_the_landing(), 2)

@@ -9,7 +9,7 @@ import jax
 import numpyro.distributions as dist
 from jax import lax
 from jax.core import Tracer
-from jaxtyping import Array
+from jaxtyping import Array, ArrayLike
 
 from vaejax import distributions
 from vaejax.estimators.signature import Broadcasting, Integrand
@@ -21,6 +21,7 @@ class OneByOne(NamedTuple):
     Attributes:
         integrand: `(z, q) -> (log_w, terms)`; calling the record calls it.
         detach: `() -> q` without its gradient.
+        log_q_weight: c, of a log-weight that holds -c log q(z).
 
     >>> integrand = OneByOne(lambda z, q: (z**2, None), lambda: dist.Normal(0.0, 1.0))
     >>> float(integrand(jax.numpy.array(3.0), dist.Normal(1.0, 1.0))[0])
@@ -29,13 +30,16 @@ class OneByOne(NamedTuple):
 
     integrand: Integrand
     detach: Callable[[], dist.Distribution]
+    log_q_weight: ArrayLike = 1.0
 
     def __call__(self, z: Any, q: dist.Distribution | distributions.Told) -> tuple[Array, Any]:
         """The log-weights and the terms of z."""
         return self.integrand(z, q)
 
 
-def with_detached(integrand: Integrand, detach: Callable[[], dist.Distribution]) -> Integrand:
+def with_detached(
+    integrand: Integrand, detach: Callable[[], dist.Distribution], log_q_weight: ArrayLike = 1.0
+) -> Integrand:
     """The same integrand, with the way to make q without its gradient.
 
     `lax.stop_gradient(q)` reaches the arrays that q is a tree of. It does not reach those that a function of q closes
@@ -45,6 +49,8 @@ def with_detached(integrand: Integrand, detach: Callable[[], dist.Distribution])
     Args:
         integrand: as in `EstimateFunction`.
         detach: `() -> q`, made of detached parameters: `lambda: make_q(lax.stop_gradient(params))`.
+        log_q_weight: c, where the log-weight holds -c log q(z): the weight of a KL that is sampled. An estimator that
+            replaces the score of q needs it.
 
     Returns:
         The integrand, for estimators that take `detached(q, integrand)`.
@@ -57,8 +63,8 @@ def with_detached(integrand: Integrand, detach: Callable[[], dist.Distribution])
     0.0
     """
     if isinstance(integrand, Broadcasting):
-        return integrand._replace(detach=detach)
-    return OneByOne(integrand, detach)
+        return integrand._replace(detach=detach, log_q_weight=log_q_weight)
+    return OneByOne(integrand, detach, log_q_weight)
 
 
 def detached(q: dist.Distribution, integrand: Integrand) -> dist.Distribution:

@@ -14,10 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax import lax
+from jaxtyping import Array, ArrayLike
 
 from vaejax import distributions
 from vaejax.estimators.detaching import detached
 from vaejax.estimators.monte_carlo import over_draws, with_gradient_of
+from vaejax.estimators.reductions import Reduction
 from vaejax.estimators.signature import Estimate, Estimator, is_enumerable, refuse_q
 
 _LOG = logging.getLogger(__name__)
@@ -108,11 +110,12 @@ def sticking_the_landing() -> Estimator:
 def doubly_reparameterized() -> Estimator:
     """Pathwise gradient of a bound of K samples, with the score of q reparameterized a second time.
 
-        grad bound(l_1, ..., l_K) = E_eps[sum_k (b_k - b_kk) dl_k/dz_k grad z_k + b_k grad l_k(z_k)]
+        grad bound(l_1, ..., l_K) = E_eps[sum_k (b_k - c b_kk) dl_k/dz_k grad z_k + b_k grad l_k(z_k)]
 
     with b_k and b_kk the first and second derivatives of the bound in l_k, and with the gradient of l_k at fixed z
-    taken without that of log q. For the importance-weighted bound b_k - b_kk is the square of the normalized weight.
-    For the ELBO it is 1 / K, and this is `sticking_the_landing`. Where the weights have enough moments, the
+    taken without that of log q, which stands in l_k with the weight -c. c is the weight of the KL: 1 in a bound on
+    log p(x), less while it is warmed up. For the importance-weighted bound b_k - b_kk is the square of the normalized
+    weight. For the ELBO b_kk is 0, and this is `sticking_the_landing`. Where the weights have enough moments, the
     signal-to-noise ratio of the encoder's gradient grows with K, while that of `pathwise` falls. Under a posterior that
     is too narrow, as the ELBO trains it, it may not grow. It needs kl="sampled".
 
@@ -148,10 +151,20 @@ def doubly_reparameterized() -> Estimator:
             functools.partial(distributions.rsample, q), sample_term, integrand, key, num_samples, chunk_size
         )
         bound = reduce.bound(log_w)
-        weights = lax.stop_gradient(jnp.where(jnp.isneginf(bound)[None], 0, reduce.path_weights(log_w)))
+        weights = _path_weights(reduce, log_w, getattr(integrand, "log_q_weight", 1.0))
+        weights = lax.stop_gradient(jnp.where(jnp.isneginf(bound)[None], 0, weights))
         return Estimate(with_gradient_of(bound, (weights * path).sum(axis=0)), terms)
 
     return Estimator(estimate, detaches_q=True)
+
+
+def _path_weights(reduce: Reduction, log_w: Array, c: ArrayLike) -> Array:
+    """b_k - c b_kk, of `Reduction.path_weights` b_k - b_kk."""
+    weights = reduce.path_weights(log_w)
+    if reduce.linear or (isinstance(c, int | float) and c == 1):
+        return weights
+    slopes = jax.grad(lambda log_w: reduce.bound(log_w).sum())(log_w)
+    return (1 - c) * slopes + c * weights
 
 
 def _check_reparameterized(name: str, q: dist.Distribution, instead: str = "") -> None:

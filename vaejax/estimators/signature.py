@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, NoReturn, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jaxtyping import Array, Key
+from jaxtyping import Array, ArrayLike, Key
 
 from vaejax import checks, distributions, records
 from vaejax.distributions import Params
@@ -28,6 +28,7 @@ class Broadcasting(NamedTuple):
     Attributes:
         integrand: `(z, q) -> (log_w, terms)`; calling the record calls it.
         detach: `() -> q` without its gradient; see `with_detached`.
+        log_q_weight: c, of a log-weight that holds -c log q(z); see `with_detached`.
 
     >>> integrand = Broadcasting(lambda z, q: (z.sum(axis=-1), None))
     >>> integrand(jnp.ones((4, 7, 2)), dist.Normal(0, 1))[0].shape
@@ -36,6 +37,7 @@ class Broadcasting(NamedTuple):
 
     integrand: Integrand
     detach: Callable[[], dist.Distribution] | None = None
+    log_q_weight: ArrayLike = 1.0
 
     def __call__(self, z: Any, q: dist.Distribution | distributions.Told) -> tuple[Array, Any]:
         """The log-weights and the terms of z."""

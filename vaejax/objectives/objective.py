@@ -168,7 +168,8 @@ def build_objective(
         models.check_distributions(x, q, prior)
         call = Call(model, params, own_key, jnp.asarray(x), step, weight, q, prior)
         integrand, finish = parts_of(call)
-        integrand = estimators.with_detached(integrand, lambda: model.encode(lax.stop_gradient(params), x))
+        detach = lambda: model.encode(lax.stop_gradient(params), x)  # noqa: E731
+        integrand = estimators.with_detached(integrand, detach, weight)
         baseline = estimators.baseline_values(estimator, params, call.x, q.batch_shape)
         bound, terms = estimator(sample_key, q, integrand, num_samples, reduction, baseline, chunk_size)
         return bound, finish(bound, terms)

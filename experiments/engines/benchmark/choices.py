@@ -17,6 +17,7 @@ import optax
 import scipy.stats
 
 from engines.harness import run_folder, tables
+from engines.harness.progress import Progress
 from engines.harness.rows import mean_and_error
 from vaejax import data, models, objectives, training
 from vaejax.evaluation import sampling
@@ -72,12 +73,12 @@ def ratio(pair: Pair, repeats: int) -> dict[str, Any]:
     for call in pair[1:]:
         jax.block_until_ready(call())  # compiles
     ratios = []
-    for number in range(repeats):
-        print(f"\r{pair.name}: {number} of {repeats} measurements", end="", flush=True)
-        order = pair[1:] if number % 2 else pair[:0:-1]
-        took = {call: seconds_of(call) for call in order}
-        ratios.append(took[pair.first] / took[pair.second])
-    print("\r" + " " * 78, end="\r")
+    with Progress(pair.name, repeats, unit="measurements") as bar:
+        for number in range(repeats):
+            order = pair[1:] if number % 2 else pair[:0:-1]
+            took = {call: seconds_of(call) for call in order}
+            ratios.append(took[pair.first] / took[pair.second])
+            bar.update()
     logarithms = interval(np.log(ratios))
     numbers = {name: float(np.exp(value)) for name, value in logarithms.items()}
     return {"what": pair.name, **numbers, "unit": "times", "number": repeats}
@@ -183,12 +184,12 @@ def nats_of_half_precision(sizes: Sizes) -> dict[str, Any]:
 def starts(sizes: Sizes) -> list[dict[str, Any]]:
     """Seconds from starting `train.py` until its first step can run: nothing kept from before, and programs kept."""
     cold, warm = [], []
-    for number in range(sizes.num_starts):
-        print(f"\rstart: {number} of {sizes.num_starts} measurements", end="", flush=True)
-        with tempfile.TemporaryDirectory() as kept:
-            cold.append(seconds_to_first_step(kept))
-            warm.append(seconds_to_first_step(kept))
-    print("\r" + " " * 78, end="\r")
+    with Progress("starts", sizes.num_starts, unit="pairs") as bar:
+        for _ in range(sizes.num_starts):
+            with tempfile.TemporaryDirectory() as kept:
+                cold.append(seconds_to_first_step(kept))
+                warm.append(seconds_to_first_step(kept))
+            bar.update()
     return [
         {
             "what": f"train.py until its first step, {words}",

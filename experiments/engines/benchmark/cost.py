@@ -12,6 +12,7 @@ import optax
 
 from engines.harness import run_folder, tables
 from engines.harness.pictures import STYLE, save
+from engines.harness.progress import Progress
 from vaejax import models, objectives, training
 
 CHUNK = 50  # of the K samples at once
@@ -43,18 +44,18 @@ def measured(axis: str, numbers: tuple[int, ...], repeats: int) -> list[dict[str
     """A row for each number: seconds of a step, measured in turns, and bytes of temporary memory of its program."""
     steps = {number: compiled(axis, number) for number in numbers}
     seconds: dict[int, list[float]] = {number: [] for number in numbers}
-    for repeat in range(repeats + 1):
-        for number, (step, _) in steps.items():
-            took, done = 0.0, 0
-            while took < 0.05:
-                start = time.perf_counter()
-                step()
-                took += time.perf_counter() - start
-                done += 1
-            if repeat:  # the first warms up
-                seconds[number].append(took / done)
-        print(f"\rcost of {axis}: {repeat} of {repeats} measurements", end="", flush=True)
-    print("\r" + " " * 70, end="\r")
+    with Progress(f"cost of {axis}", repeats + 1, unit="rounds") as bar:
+        for repeat in range(repeats + 1):
+            for number, (step, _) in steps.items():
+                took, done = 0.0, 0
+                while took < 0.05:
+                    start = time.perf_counter()
+                    step()
+                    took += time.perf_counter() - start
+                    done += 1
+                if repeat:  # the first warms up
+                    seconds[number].append(took / done)
+            bar.update()
     rows = []
     for number, (_, work_bytes) in steps.items():
         low, middle, high = np.quantile(seconds[number], (0.25, 0.5, 0.75))

@@ -13,6 +13,7 @@ import numpy as np
 from engines.benchmark.config import Config
 from engines.benchmark.work import WORK, Work, images_of, multiplications, num_parameters, weights_of
 from engines.harness import run_folder, tables
+from engines.harness.progress import Progress
 
 AGREEMENT = 0.003  # the relative difference of two systems' values that is allowed beside their standard errors
 LARGE, BYTES = 3000, 2**28  # side of the large product of the floor, bytes of its copy
@@ -35,6 +36,11 @@ def run(config: Config) -> None:
 
             choices.run(folder, config.repeats)
             continue
+        if name == "quality":
+            from engines.benchmark import quality  # as above
+
+            quality.run(folder, config.systems)
+            continue
         work = WORK[name]
         rows += measured(work, config.systems, config.repeats, config.seconds)
         run_folder.write_json(folder / "results.json", rows)
@@ -51,14 +57,14 @@ def measured(work: Work, systems: tuple[str, ...], repeats: int, seconds_each: f
         sizes = {name: calibrated(worker, work, seconds_each) for name, worker in workers.items()}
         seconds: dict[str, list[float]] = {name: [] for name in workers}
         floors = []
-        for number in range(repeats):
-            floors.append(floor_seconds(work))
-            time.sleep(0.5)  # until the floor's threads rest
-            turn = number % len(workers)  # each system goes first once
-            for name, worker in [*workers.items()][turn:] + [*workers.items()][:turn]:
-                seconds[name].append(worker.ask("advance", sizes[name]) / sizes[name])
-                print(f"\r{work.name}: {number + 1} of {repeats} measurements, {name:15}", end="", flush=True)
-        print("\r" + " " * 70, end="\r")
+        with Progress(work.name, repeats * len(workers), unit="measurements") as bar:
+            for number in range(repeats):
+                floors.append(floor_seconds(work))
+                time.sleep(0.5)  # until the floor's threads rest
+                turn = number % len(workers)  # each system goes first once
+                for name in [*workers][turn:] + [*workers][:turn]:
+                    seconds[name].append(workers[name].ask("advance", sizes[name]) / sizes[name])
+                    bar.update(note=name)
         peaks = {name: worker.ask("peak") for name, worker in workers.items()}
     finally:
         for worker in workers.values():
@@ -147,8 +153,10 @@ def serve(pipe: Any, name: str, work: Work) -> None:
                 pipe.send(("answer", time.perf_counter() - start))
             elif command == "value":
                 pipe.send(("answer", system.value()))
-            elif command == "advance":
-                system.advance(*arguments)
+            elif command == "layers":
+                pipe.send(("answer", system.layers()))
+            elif command in ("advance", "compile"):
+                getattr(system, command)(*arguments)
                 pipe.send(("answer", time.perf_counter() - start))
             else:
                 pipe.send(("answer", 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from engines.benchmark.work import LEARNING_RATE, NUM_CHECKED, Layers, Make, Work, filled
+from engines.benchmark.work import LEARNING_RATE, NUM_CHECKED, Layers, Make, Recipe, Work, filled, layers_of
 from engines.harness.rows import mean_and_error
 from vaejax import estimators, evaluation, laboratory, models, objectives, training
 
@@ -18,12 +18,14 @@ def model_of(work: Work) -> models.VAE:
     if work.is_conv:
         *channels, units = work.hidden_sizes
         return models.conv_vae(work.image_shape, work.latent_dim, channels, units, "gaussian_fixed_std", "relu")
-    return models.mlp_vae(work.image_shape, work.latent_dim, work.hidden_sizes)
+    return models.mlp_vae(work.image_shape, work.latent_dim, work.hidden_sizes, activation=work.activation)
 
 
 def objective_of(work: Work, vae: models.VAE, chunk_size: int | None = None) -> objectives.Objective:
     """What is maximised."""
     options: Any = {"num_samples": work.num_samples, "chunk_size": chunk_size}
+    if work.recipe and work.recipe.kl_warmup_steps:
+        options["beta"] = objectives.linear_warmup(work.recipe.kl_warmup_steps)
     if work.objective == "iwae":
         return objectives.make_iwae(vae, **options)
     if work.objective == "score":
@@ -31,17 +33,30 @@ def objective_of(work: Work, vae: models.VAE, chunk_size: int | None = None) -> 
     return objectives.make_elbo(vae, **options)
 
 
+def rate_of(recipe: Recipe) -> optax.Schedule:
+    """`Recipe.rate` by optax."""
+    steps = recipe.num_steps - recipe.rising_steps
+    if recipe.schedule == "linear":
+        falling = optax.linear_schedule(recipe.learning_rate, 0.0, steps)
+    else:
+        falling = optax.cosine_decay_schedule(recipe.learning_rate, steps)
+    if not recipe.rising_steps:
+        return falling
+    rising = optax.linear_schedule(0.0, recipe.learning_rate, recipe.rising_steps)
+    return optax.join_schedules([rising, falling], [recipe.rising_steps])
+
+
 class Vaejax:
     """This library as its README uses it."""
 
     def __init__(self, work: Work, encoder: Layers, decoder: Layers, images: np.ndarray):
-        self.work, self.images = work, jnp.asarray(images)
+        self.work, self.images, self.drawn = work, jnp.asarray(images), (encoder, decoder)
         self.vae = model_of(work)
         params = self.params = self.vae.init(jax.random.key(0))
         for name, layers in (("encoder", encoder), ("decoder", decoder)):
             params[name]["network"] = jax.tree.map(jnp.asarray, filled(params[name]["network"], layers))
         self.objective = objective_of(work, self.vae)
-        optimizer = optax.adam(LEARNING_RATE)
+        optimizer = optax.adam(rate_of(work.recipe) if work.recipe else LEARNING_RATE)
         step = training.make_train_step(self.objective, optimizer)
         self.state = training.init_state(params, optimizer)
         self.fit = jax.jit(
@@ -60,7 +75,8 @@ class Vaejax:
             return float(result.estimate.mean()), float(evaluation.average(result).error_over_samples)
         if self.work.kind == "moments":
             return sum(float(leaf.sum()) for leaf in jax.tree.leaves(self._moments(checked, 1000).variance)), math.nan
-        values = jax.jit(jax.vmap(lambda key: self.objective(self.params, key, checked)[0]))(
+        step = self.work.recipe.kl_warmup_steps if self.work.recipe else None  # with the whole KL
+        values = jax.jit(jax.vmap(lambda key: self.objective(self.params, key, checked, step=step)[0]))(
             jax.random.split(jax.random.key(1), 50)
         )
         return mean_and_error(values)
@@ -86,6 +102,16 @@ class Vaejax:
             state, _ = self.fit(state, jax.random.key(0), self.images, stop)
             self.done = min(stop, self.done + work.chunk)
         self.state = jax.block_until_ready(state)
+
+    def compile(self) -> None:
+        """Without a step."""
+        self.state, _ = jax.block_until_ready(self.fit(self.state, jax.random.key(0), self.images, self.done))
+
+    def layers(self) -> tuple[Layers, Layers]:
+        """The weights of encoder and decoder now."""
+        networks = (self.state.params[name]["network"] for name in ("encoder", "decoder"))
+        encoder, decoder = (layers_of(tree, drawn) for tree, drawn in zip(networks, self.drawn, strict=True))
+        return encoder, decoder
 
 
 MAKE: dict[str, Make] = {"vaejax": Vaejax}

@@ -14,6 +14,12 @@ from engines.harness.rows import mean_and_error
 
 torch.set_num_threads(os.cpu_count() or 1)
 
+ACTIVATIONS = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "gelu": functools.partial(functional.gelu, approximate="tanh"),  # as JAX's
+}
+
 
 class _Encoder(nn.Module):
     def __init__(self, work: Work, layers: Layers):
@@ -22,7 +28,7 @@ class _Encoder(nn.Module):
         self.layers = nn.ModuleList([_layer(weight, bias, False) for weight, bias in layers])
 
     def forward(self, x):
-        activation = torch.relu if self.work.is_conv else torch.tanh
+        activation = ACTIVATIONS[self.work.activation]
         for i, layer in enumerate(self.layers):
             if isinstance(layer, nn.Linear) and x.dim() > 2:
                 # Channels last, as the weights of all systems are meant.
@@ -39,7 +45,7 @@ class _Decoder(nn.Module):
         self.layers = nn.ModuleList([_layer(weight, bias, True) for weight, bias in layers])
 
     def forward(self, z):
-        activation = torch.relu if self.work.is_conv else torch.tanh
+        activation = ACTIVATIONS[self.work.activation]
         x = z
         for i, layer in enumerate(self.layers):
             if isinstance(layer, nn.ConvTranspose2d) and x.dim() == 2:
@@ -76,6 +82,7 @@ class Torch:
         self.encoder, self.decoder = _Encoder(work, encoder), _Decoder(work, decoder)
         self.parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, lr=LEARNING_RATE)
+        self.done, self.beta = 0, torch.ones(())
         self.loss = torch.compile(self._loss) if compiled else self._loss
         self.estimate = torch.compile(self._estimate) if compiled else self._estimate
 
@@ -94,7 +101,7 @@ class Torch:
         mean, log_std, z = self._sampled(x, number)
         constant = 0.5 * math.log(2 * math.pi)
         log_q = (-0.5 * ((z - mean) / log_std.exp()) ** 2 - log_std - constant).sum(dim=-1)
-        return self._log_likelihood(z, x) + (-0.5 * z**2 - constant).sum(dim=-1) - log_q
+        return self._log_likelihood(z, x) + self.beta * ((-0.5 * z**2 - constant).sum(dim=-1) - log_q)
 
     def _loss(self, x):
         work = self.work
@@ -103,7 +110,7 @@ class Torch:
         mean, log_std, z = self._sampled(x, work.num_samples)
         kl = 0.5 * (mean**2 + (2 * log_std).exp() - 2 * log_std - 1).sum(dim=-1)
         if work.objective == "elbo":
-            return -(self._log_likelihood(z, x).mean(dim=0) - kl).mean()
+            return -(self._log_likelihood(z, x).mean(dim=0) - self.beta * kl).mean()
         z = z.detach()
         log_q = (-0.5 * ((z - mean) / log_std.exp()) ** 2 - log_std).sum(dim=-1)
         f = self._log_likelihood(z, x)
@@ -148,9 +155,25 @@ class Torch:
         order = torch.randperm(len(self.images))
         for i in range(units):
             start = i * work.batch_size % (len(order) - work.batch_size + 1)
+            if work.recipe:
+                self.optimizer.param_groups[0]["lr"] = work.recipe.rate(self.done)
+                self.beta.fill_(work.recipe.beta(self.done))
             self.optimizer.zero_grad()
             self.loss(self.images[order[start : start + work.batch_size]]).backward()
             self.optimizer.step()
+            self.done += 1
+
+    def compile(self) -> None:
+        """Without a step."""
+        self.loss(self.images[: self.work.batch_size]).backward()
+
+    def layers(self) -> tuple[Layers, Layers]:
+        """The weights of encoder and decoder now; of dense ones alone."""
+        encoder, decoder = (
+            [(layer.weight.detach().numpy().T.copy(), layer.bias.detach().numpy().copy()) for layer in network.layers]
+            for network in (self.encoder, self.decoder)
+        )
+        return encoder, decoder
 
 
 MAKE: dict[str, Make] = {

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -10,6 +11,40 @@ import numpy as np
 LEARNING_RATE = 1e-3  # of Adam
 NUM_IMAGES = 6000
 NUM_CHECKED = 100  # images on which the systems must agree
+
+
+class Recipe(NamedTuple):
+    """How a work is trained to its end, as a preset of `train.py` does it, where it is not timed by the step.
+
+    Attributes:
+        images: path of the training images, in NumPy's format.
+        activation: between the layers, "tanh" or "gelu".
+        num_steps: in all.
+        learning_rate: the highest.
+        rising_steps: in which the learning rate gets there.
+        schedule: how it falls to zero then, "linear" or "cosine".
+        kl_warmup_steps: in which the weight of the KL rises from 0 to 1.
+    """
+
+    images: str
+    activation: str
+    num_steps: int
+    learning_rate: float
+    rising_steps: int
+    schedule: str
+    kl_warmup_steps: int
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, for a loop in Python."""
+        if step < self.rising_steps:
+            return self.learning_rate * step / self.rising_steps
+        done = min(1.0, (step - self.rising_steps) / max(1, self.num_steps - self.rising_steps))
+        left = 1 - done if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+        return self.learning_rate * left
+
+    def beta(self, step: int) -> float:
+        """The weight of the KL at a step."""
+        return min(1.0, step / self.kl_warmup_steps) if self.kl_warmup_steps else 1.0
 
 
 class Work(NamedTuple):
@@ -25,6 +60,7 @@ class Work(NamedTuple):
         num_samples: K.
         objective: "elbo" with the KL in closed form, "iwae", or "score", the ELBO by leave-one-out REINFORCE.
         chunk: units that vaejax takes in one call.
+        recipe: of a training to its end; None where units are timed.
     """
 
     name: str
@@ -36,6 +72,12 @@ class Work(NamedTuple):
     num_samples: int
     objective: str
     chunk: int
+    recipe: Recipe | None = None
+
+    @property
+    def activation(self) -> str:
+        """Between the layers."""
+        return self.recipe.activation if self.recipe else "relu" if self.is_conv else "tanh"
 
     @property
     def is_conv(self) -> bool:
@@ -65,7 +107,7 @@ Layers = list[tuple[np.ndarray, np.ndarray]]
 
 
 class System(Protocol):
-    """Who does the work, in a process of its own."""
+    """Who does the work, in a process of its own. One that is trained by a recipe also has `compile` and `layers`."""
 
     def value(self) -> tuple[float, float]:
         """A number on which all systems must agree, at the initial weights, and its standard error."""
@@ -80,7 +122,9 @@ Make = Callable[[Work, Layers, Layers, np.ndarray], System]
 
 
 def images_of(work: Work) -> np.ndarray:
-    """Random images, binary for dense networks: the time does not depend on what they show."""
+    """Those of the recipe; else random images, binary for dense networks, as time does not depend on what they show."""
+    if work.recipe:
+        return np.load(work.recipe.images)
     rng = np.random.default_rng(0)
     grey = rng.random((NUM_IMAGES, *work.image_shape), np.float32)
     return grey if work.is_conv else (grey > 0.8).astype(np.float32)
@@ -150,6 +194,12 @@ def filled(tree: Any, layers: Layers) -> Any:
             raise ValueError(f"expected a kernel of shape {expected} in {name}; got {weight.shape}")
         params[name] = {"kernel": weight, "bias": bias}
     return params
+
+
+def layers_of(tree: Any, layers: Layers) -> Layers:
+    """The reverse of `filled`: the layers of a network, in the order of these."""
+    names = sorted(tree, key=functools.partial(_place, tree=tree, layers=layers))
+    return [(np.array(tree[name]["kernel"]), np.array(tree[name]["bias"])) for name in names]
 
 
 def _place(name: str, tree: Any, layers: Layers) -> int:
