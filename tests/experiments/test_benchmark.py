@@ -1,10 +1,12 @@
 """The benchmark's systems compute the same at small sizes, and the command leaves its rows."""
 
+import dataclasses
 import importlib.util
 import json
 
 import jax
 import numpy as np
+import optax
 import pytest
 from commands import is_picture, main_of, refusal
 
@@ -31,9 +33,9 @@ def small(work):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["aevb", "iwae", "conv", "score", "likelihood", "moments"])
 def test_systems_agree(rooms, name, monkeypatch):
-    from engines.benchmark import systems_flax, systems_jax
+    from engines.benchmark import systems_flax, systems_jax, workers
 
-    _, benchmark_run, benchmark_work = rooms
+    _, _, benchmark_work = rooms
     make = systems_jax.MAKE | systems_flax.MAKE
     if importlib.util.find_spec("torch") is not None:
         from engines.benchmark import systems_torch
@@ -62,14 +64,16 @@ def test_systems_agree(rooms, name, monkeypatch):
                 done[system] = Here(build(*arguments))
             except NotImplementedError:
                 assert system == "numpyro"
-        benchmark_run.check_agreement(work, done)
+        workers.check_agreement(work, done)
         for system in done.values():
             system.ask("advance", 4)
     assert {"vaejax", "jax-loop"} <= set(done)
 
 
 def test_systems_that_differ_are_not_timed(rooms):
-    _, benchmark_run, benchmark_work = rooms
+    from engines.benchmark.workers import check_agreement
+
+    _, _, benchmark_work = rooms
 
     class Saying:
         def __init__(self, value):
@@ -80,9 +84,9 @@ def test_systems_that_differ_are_not_timed(rooms):
 
     workers = {"vaejax": Saying(-100.0), "jax-loop": Saying(-101.0)}
     with pytest.raises(RuntimeError, match="jax-loop gives -101 where vaejax gives -100: not timed"):
-        benchmark_run.check_agreement(benchmark_work.WORK["aevb"], workers)
+        check_agreement(benchmark_work.WORK["aevb"], workers)
     workers["jax-loop"] = Saying(-100.3)
-    benchmark_run.check_agreement(benchmark_work.WORK["aevb"], workers)
+    check_agreement(benchmark_work.WORK["aevb"], workers)
 
 
 def test_multiplications_by_hand(rooms):
@@ -253,3 +257,77 @@ def test_a_warm_start_has_the_programs_of_a_cold_one(rooms, monkeypatch):
     cold, warm = choices.starts(choices.Sizes(num_starts=2))
     assert asked[0] == asked[1] != asked[2] == asked[3]
     assert (cold["low"], cold["high"], warm["low"], warm["high"]) == (1, 3, 2, 4)
+
+
+def test_a_recipe_has_the_schedules_of_train(rooms):
+    from engines.benchmark import quality, systems_jax
+    from engines.train import build
+    from engines.train.config import PRESETS
+
+    from vaejax import estimators, objectives
+
+    for name in quality.RECIPES:
+        config = PRESETS[name]
+        recipe = quality.work_of(name, config, "train.npy").recipe
+        optimizer = build.build_optimizer(config, config.learning_rate[0], estimators.pathwise())
+        params = {"w": jax.numpy.ones(())}
+        moved = optax.sgd(systems_jax.rate_of(recipe))
+        for step in (0, 1, recipe.num_steps // 3, recipe.num_steps - 1):
+            assert recipe.rate(step) == pytest.approx(float(systems_jax.rate_of(recipe)(step)), rel=1e-4, abs=1e-8)
+        # The first update of Adam is the rate itself, whatever the gradient.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, _ = optimizer.update({"w": jax.numpy.ones(())}, optimizer.init(params), params)
+            first, _ = moved.update({"w": jax.numpy.ones(())}, moved.init(params), params)
+        assert float(updates["w"]) == pytest.approx(float(first["w"]), rel=1e-4, abs=1e-8)
+        warmup = objectives.linear_warmup(config.kl_warmup_steps) if config.kl_warmup_steps else lambda step: 1.0
+        for step in (0, 700, recipe.num_steps):
+            assert recipe.beta(step) == pytest.approx(float(warmup(step)))
+
+
+def test_seconds_to_a_level_are_between_the_marks(rooms):
+    from engines.benchmark import quality
+
+    row = {"seconds": [1.0, 3.0, 7.0], "log_likelihood": [-120.0, -100.0, -95.0]}
+    found = [quality.seconds_to(row, level) for level in (-130, -120, -110, -100, -99, -95)]
+    assert found == pytest.approx([1, 1, 2, 3, 3.8, 7])
+    assert np.isnan(quality.seconds_to(row, -94))
+
+
+@pytest.mark.slow
+def test_quality_is_watched_while_systems_train(rooms, tmp_path, monkeypatch, capsys):
+    from engines.benchmark import quality
+    from engines.train.config import PRESETS
+
+    images = (np.random.default_rng(0).random((300, 28, 28)) > 0.7).astype(np.float32)
+    monkeypatch.setattr(quality.data, "load", lambda name, split: quality.data.Dataset(images, None, name, split, ""))
+    short = {"num_steps": 60, "learning_rate": (0.02,), "kl_warmup_steps": 9, "hidden_sizes": (8,)}
+    short["learning_rate_warmup_steps"] = 2
+    monkeypatch.setattr(quality, "PRESETS", {k: dataclasses.replace(PRESETS[k], **short) for k in quality.RECIPES})
+    for name, value in (("NUM_MARKS", 3), ("NUM_IMAGES", 20), ("NUM_SAMPLES", 5)):
+        monkeypatch.setattr(quality, name, value)
+    systems = ("vaejax", *(["torch-eager"] if importlib.util.find_spec("torch") else []))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        quality.run(tmp_path, systems)
+    rows = json.loads((tmp_path / "quality.json").read_text())
+    assert [(row["recipe"], row["system"]) for row in rows] == [(r, s) for r in quality.RECIPES for s in systems]
+    for row in rows:
+        assert row["steps"] == [20, 40, 60]
+        assert np.diff(row["seconds"]).min() > 0
+        assert row["log_likelihood"][-1] > row["log_likelihood"][0]  # it learns
+    # The same steps on the same images from the same weights: what differs is the order and the noise.
+    by_system = [row["log_likelihood"][-1] for row in rows if row["recipe"] == quality.RECIPES[0]]
+    assert max(by_system) - min(by_system) < 0.05 * abs(by_system[0])
+    assert is_picture(tmp_path / "quality.png")
+    assert "binarized_mnist_quick: seconds of training" in capsys.readouterr().out
+    assert not (tmp_path / "train.npy").exists()
+
+
+def test_quality_without_mnist_is_left_out(rooms, tmp_path, monkeypatch, capsys):
+    from engines.benchmark import quality
+
+    def missing(name, split):
+        raise FileNotFoundError(name)
+
+    monkeypatch.setattr(quality.data, "load", missing)
+    quality.run(tmp_path, ("vaejax",))
+    assert "quality is left out: binarized_mnist is not prepared" in capsys.readouterr().out

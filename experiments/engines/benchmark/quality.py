@@ -11,8 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from engines.benchmark import systems_jax
-from engines.benchmark.run import check_agreement, started
 from engines.benchmark.work import Layers, Recipe, Work, filled
+from engines.benchmark.workers import check_agreement, started
 from engines.harness import run_folder, tables
 from engines.harness.pictures import STYLE, save
 from engines.harness.progress import Progress
