@@ -241,12 +241,13 @@ def test_own_choices_are_measured(rooms, tmp_path, capsys):
 
 def test_a_ratio_is_of_the_first_over_the_second(rooms, monkeypatch):
     from engines.benchmark import choices
+    from engines.harness.rows import interval
 
     monkeypatch.setattr(choices, "seconds_of", lambda call: call())
     found = choices.ratio(choices.Pair("a pair", lambda: 6.0, lambda: 3.0), 4)
     assert [found[name] for name in ("value", "low", "high")] == pytest.approx([2, 2, 2])
     # The standard error of 1, 2 and 3 is 1 / sqrt(3); 4.303 is the quantile of Student's t with 2 degrees of freedom.
-    assert choices.interval([1.0, 2.0, 3.0])["high"] == pytest.approx(2 + 4.302653 / 3**0.5, rel=1e-6)
+    assert interval([1.0, 2.0, 3.0])["high"] == pytest.approx(2 + 4.302653 / 3**0.5, rel=1e-6)
 
 
 def test_a_warm_start_has_the_programs_of_a_cold_one(rooms, monkeypatch):
@@ -320,6 +321,15 @@ def test_quality_is_watched_while_systems_train(rooms, tmp_path, monkeypatch, ca
     assert is_picture(tmp_path / "quality.png")
     assert "binarized_mnist_quick: seconds of training" in capsys.readouterr().out
     assert not (tmp_path / "train.npy").exists()
+
+
+def test_ratios_are_of_pairs_of_measurements(rooms):
+    _, benchmark_run, benchmark_work = rooms
+    row = {"work": "aevb", "examples_per_second": 1.0, "spread": 0.0, "peak_bytes": 0, "fraction_of_floor": 0.5}
+    row |= {"seconds_to_start": 1.0}
+    rows = [row | {"system": "vaejax", "seconds_per_unit": [1.0, 10.0]}]
+    rows.append(row | {"system": "jax-loop", "seconds_per_unit": [2.0, 20.0]})
+    assert "2.00 [2.00, 2.00] x" in benchmark_run.table(benchmark_work.WORK["aevb"], rows)
 
 
 def test_quality_without_mnist_is_left_out(rooms, tmp_path, monkeypatch, capsys):

@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.stats
 
 from engines.harness import run_folder, tables
 from engines.harness.progress import Progress
-from engines.harness.rows import mean_and_error
+from engines.harness.rows import interval
 from vaejax import data, models, objectives, training
 from vaejax.evaluation import sampling
 
@@ -82,13 +81,6 @@ def ratio(pair: Pair, repeats: int) -> dict[str, Any]:
     logarithms = interval(np.log(ratios))
     numbers = {name: float(np.exp(value)) for name, value in logarithms.items()}
     return {"what": pair.name, **numbers, "unit": "times", "number": repeats}
-
-
-def interval(values: Any) -> dict[str, float]:
-    """The mean, and a 95% interval of it by Student's t, which is NaN for a single number."""
-    mean, error = mean_and_error(values)
-    room = scipy.stats.t.ppf(0.975, len(values) - 1) * error
-    return {"value": float(mean), "low": float(mean - room), "high": float(mean + room)}
 
 
 def seconds_of(call: Call) -> float:

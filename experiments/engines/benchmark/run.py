@@ -12,6 +12,7 @@ from engines.benchmark.work import WORK, Work, multiplications, num_parameters
 from engines.benchmark.workers import Worker, check_agreement, started
 from engines.harness import run_folder, tables
 from engines.harness.progress import Progress
+from engines.harness.rows import interval
 
 LARGE, BYTES = 3000, 2**28  # side of the large product of the floor, bytes of its copy
 
@@ -131,11 +132,11 @@ def floor_seconds(work: Work) -> float:
 
 def table(work: Work, rows: list[dict[str, Any]]) -> str:
     """The rows of one work, for the terminal."""
+    own = next((row for row in rows if row["work"] == work.name and row["system"] == "vaejax"), None)
     lines = [("system", "examples/s", "spread", "vaejax is", "of the floor", "peak MiB", "start s")]
     for row in rows:
         if row["work"] == work.name:
-            ratio = row["ratio_to_vaejax"]
-            times = "-" if row["system"] == "vaejax" or not math.isfinite(ratio) else f"{1 / ratio:.2f} x"
+            times = "-" if row["system"] == "vaejax" or own is None else in_words(row, own)
             lines.append(
                 (
                     row["system"],
@@ -148,3 +149,10 @@ def table(work: Work, rows: list[dict[str, Any]]) -> str:
                 )
             )
     return f"\n{work.name}\n{tables.columns(lines, left=1, indent='  ')}"
+
+
+def in_words(row: dict[str, Any], own: dict[str, Any]) -> str:
+    """How many times as fast as this system vaejax is, with a 95% interval over the pairs of measurements."""
+    logarithms = interval(np.log(np.divide(row["seconds_per_unit"], own["seconds_per_unit"])))
+    value, low, high = (math.exp(logarithms[name]) for name in ("value", "low", "high"))
+    return f"{value:.2f} [{low:.2f}, {high:.2f}] x"

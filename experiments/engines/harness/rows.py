@@ -4,6 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import special
 
 
 class Result(NamedTuple):
@@ -59,3 +60,10 @@ def mean_and_error(values: Any) -> tuple[Any, Any]:
     number = values.shape[-1]
     mean = values.mean(axis=-1)
     return mean, values.std(axis=-1, ddof=1) / math.sqrt(number) if number > 1 else np.full_like(mean, math.nan)
+
+
+def interval(values: Any) -> dict[str, float]:
+    """The mean, and a 95% interval of it by Student's t, which is NaN for a single number."""
+    mean, error = mean_and_error(values)
+    room = special.stdtrit(len(values) - 1, 0.975) * error
+    return {"value": float(mean), "low": float(mean - room), "high": float(mean + room)}
