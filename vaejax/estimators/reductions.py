@@ -27,7 +27,7 @@ class Reduction(NamedTuple):
             score function without a leave-one-out baseline. For a mean that is its own term, l_k / K; for a
             log-mean-exp it is the whole bound.
         path_weights: (K, *batch) -> (K, *batch); entry k is d bound / d l_k - d^2 bound / d l_k^2, the weight that
-            `doubly_reparameterized` gives to the path derivative of l_k: 1 / K for a mean.
+            `doubly_reparameterized` gives to the path derivative of an l_k that holds log q once: 1 / K for a mean.
         linear: whether the bound is linear in the log-weights.
 
     >>> log_w, reduction = jnp.array([1.0, 3.0, 8.0]), mean_reduction()

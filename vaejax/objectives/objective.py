@@ -169,7 +169,7 @@ def build_objective(
         call = Call(model, params, own_key, jnp.asarray(x), step, weight, q, prior)
         integrand, finish = parts_of(call)
         detach = lambda: model.encode(lax.stop_gradient(params), x)  # noqa: E731
-        integrand = estimators.with_detached(integrand, detach, weight)
+        integrand = estimators.with_detached(integrand, detach, 0.0 if closed_form_kl else weight)
         baseline = estimators.baseline_values(estimator, params, call.x, q.batch_shape)
         bound, terms = estimator(sample_key, q, integrand, num_samples, reduction, baseline, chunk_size)
         return bound, finish(bound, terms)

@@ -17,7 +17,7 @@ import optax
 
 from engines.harness import run_folder, tables
 from engines.harness.progress import Progress
-from engines.harness.rows import interval
+from engines.harness.rows import interval, interval_of_ratios
 from vaejax import data, models, objectives, training
 from vaejax.evaluation import sampling
 
@@ -78,9 +78,7 @@ def ratio(pair: Pair, repeats: int) -> dict[str, Any]:
             took = {call: seconds_of(call) for call in order}
             ratios.append(took[pair.first] / took[pair.second])
             bar.update()
-    logarithms = interval(np.log(ratios))
-    numbers = {name: float(np.exp(value)) for name, value in logarithms.items()}
-    return {"what": pair.name, **numbers, "unit": "times", "number": repeats}
+    return {"what": pair.name, **interval_of_ratios(ratios), "unit": "times", "number": repeats}
 
 
 def seconds_of(call: Call) -> float:

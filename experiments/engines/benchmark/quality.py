@@ -1,8 +1,8 @@
 """Seconds to each quality: recipes of `train.py` by vaejax and by PyTorch doing the same steps."""
 
-import functools
 import math
 import pathlib
+import tempfile
 from typing import Any
 
 import jax
@@ -16,8 +16,9 @@ from engines.benchmark.workers import check_agreement, started
 from engines.harness import run_folder, tables
 from engines.harness.pictures import STYLE, save
 from engines.harness.progress import Progress
+from engines.train import build
 from engines.train.config import PRESETS, Config
-from vaejax import data, evaluation
+from vaejax import data, evaluation, models, objectives
 from vaejax.evaluation import sampling
 
 DATASET = "binarized_mnist"
@@ -31,19 +32,23 @@ LABELS = {"vaejax": "vaejax", "torch-eager": "PyTorch", "torch-compile": "PyTorc
 
 
 def run(folder: pathlib.Path, systems: tuple[str, ...]) -> None:
-    """Train by each system, measure log p(x) of validation images, save, draw and print; nothing where MNIST is not."""
+    """Train by each system, measure log p(x) of validation images, save, draw and print, if MNIST is prepared."""
     try:
         train, validation = (data.load(DATASET, split=split).images for split in ("train", "validation"))
     except FileNotFoundError:
         print(f"quality is left out: {DATASET} is not prepared, as train.py --preset {DATASET} does it once")
         return
-    np.save(folder / "train.npy", np.asarray(train, np.float32))
+    chosen = [system for system in SYSTEMS if system in systems]
+    if not chosen:
+        print(f"quality is left out: it is measured of {', '.join(SYSTEMS)}")
+        return
     rows = []
-    for name in RECIPES:
-        work = work_of(name, PRESETS[name], str(folder / "train.npy"))
-        rows += trained(name, work, [s for s in SYSTEMS if s in systems], np.asarray(validation[:NUM_IMAGES]))
-        run_folder.write_json(folder / "quality.json", rows)
-    (folder / "train.npy").unlink()
+    with tempfile.TemporaryDirectory() as place:
+        np.save(f"{place}/train.npy", np.asarray(train, np.float32))
+        for name in RECIPES:
+            work = work_of(name, PRESETS[name], f"{place}/train.npy")
+            rows += trained(name, work, chosen, np.asarray(validation[:NUM_IMAGES]))
+            run_folder.write_json(folder / "quality.json", rows)
     with plt.rc_context(STYLE):
         save({"quality": draw(rows)}, folder)
     print(table(rows))
@@ -52,11 +57,12 @@ def run(folder: pathlib.Path, systems: tuple[str, ...]) -> None:
 
 def work_of(name: str, config: Config, images: str) -> Work:
     """A preset of `train.py` as a work that PyTorch can do too."""
-    rate, schedule = config.learning_rate[0], config.learning_rate_schedule
-    recipe = Recipe(
-        *(images, config.activation, config.num_steps, rate, config.learning_rate_warmup_steps, schedule),
-        config.kl_warmup_steps,
-    )
+    steps = jnp.arange(config.num_steps)
+    rates = jax.vmap(build.build_schedule(config, config.learning_rate[0]))(steps)
+    betas = jnp.ones(len(steps))
+    if config.kl_warmup_steps:
+        betas = jax.vmap(objectives.linear_warmup(config.kl_warmup_steps))(steps)
+    recipe = Recipe(images, config.activation, np.asarray(rates), np.asarray(betas))
     sizes = config.hidden_sizes, config.latent_dim, config.batch_size, config.num_samples
     return Work(name, "train", (28, 28), *sizes, config.objective, 100, recipe)
 
@@ -66,7 +72,7 @@ def trained(name: str, work: Work, systems: list[str], x: np.ndarray) -> list[di
     workers = started(work, tuple(systems))
     seconds: dict[str, list[float]] = {system: [] for system in workers}
     kept: dict[str, list[tuple[Layers, Layers]]] = {system: [] for system in workers}
-    steps = np.linspace(0, work.recipe.num_steps if work.recipe else 0, NUM_MARKS + 1).astype(int)
+    steps = np.linspace(0, len(work.recipe.rates) if work.recipe else 0, NUM_MARKS + 1).astype(int)
     try:
         check_agreement(work, workers)
         for worker in workers.values():
@@ -81,12 +87,12 @@ def trained(name: str, work: Work, systems: list[str], x: np.ndarray) -> list[di
     finally:
         for worker in workers.values():
             worker.stop()
-    rows = []
+    rows, vae = [], systems_jax.model_of(work)
     with Progress(f"{name}: log p(x)", NUM_MARKS * len(workers), unit="models") as bar:
         for system in workers:
             found = []
             for layers in kept[system]:
-                found.append(log_likelihood(work, layers, x))
+                found.append(log_likelihood(vae, layers, x))
                 bar.update(note=system)
             numbers = {"seconds": np.cumsum(seconds[system]).tolist(), "log_likelihood": [value for value, _ in found]}
             errors = [error for _, error in found]
@@ -94,9 +100,8 @@ def trained(name: str, work: Work, systems: list[str], x: np.ndarray) -> list[di
     return rows
 
 
-def log_likelihood(work: Work, layers: tuple[Layers, Layers], x: np.ndarray) -> tuple[float, float]:
+def log_likelihood(vae: models.VAE, layers: tuple[Layers, Layers], x: np.ndarray) -> tuple[float, float]:
     """The mean over images and its standard error, by the same evaluation and noise whoever trained the weights."""
-    vae = _model(work)
     params = vae.init(jax.random.key(0))
     for name, of_network in zip(("encoder", "decoder"), layers, strict=True):
         params[name]["network"] = jax.tree.map(jnp.asarray, filled(params[name]["network"], of_network))
@@ -105,9 +110,6 @@ def log_likelihood(work: Work, layers: tuple[Layers, Layers], x: np.ndarray) -> 
     (result,) = sampling.log_likelihoods(sampling.ENCODER, vae, params, key, jnp.asarray(x), (NUM_SAMPLES,), warn=False)
     average = evaluation.average(result)
     return float(average.estimate), float(average.error_over_data)
-
-
-_model = functools.cache(systems_jax.model_of)  # whose program is compiled once
 
 
 def seconds_to(row: dict[str, Any], level: float) -> float:

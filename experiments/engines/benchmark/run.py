@@ -12,7 +12,7 @@ from engines.benchmark.work import WORK, Work, multiplications, num_parameters
 from engines.benchmark.workers import Worker, check_agreement, started
 from engines.harness import run_folder, tables
 from engines.harness.progress import Progress
-from engines.harness.rows import interval
+from engines.harness.rows import interval_of_ratios
 
 LARGE, BYTES = 3000, 2**28  # side of the large product of the floor, bytes of its copy
 
@@ -153,6 +153,6 @@ def table(work: Work, rows: list[dict[str, Any]]) -> str:
 
 def in_words(row: dict[str, Any], own: dict[str, Any]) -> str:
     """How many times as fast as this system vaejax is, with a 95% interval over the pairs of measurements."""
-    logarithms = interval(np.log(np.divide(row["seconds_per_unit"], own["seconds_per_unit"])))
-    value, low, high = (math.exp(logarithms[name]) for name in ("value", "low", "high"))
-    return f"{value:.2f} [{low:.2f}, {high:.2f}] x"
+    found = interval_of_ratios(np.divide(row["seconds_per_unit"], own["seconds_per_unit"]))
+    known = f" [{found['low']:.2f}, {found['high']:.2f}]" if len(own["seconds_per_unit"]) > 1 else ""
+    return f"{found['value']:.2f}{known} x"

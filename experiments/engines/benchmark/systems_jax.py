@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from engines.benchmark.work import LEARNING_RATE, NUM_CHECKED, Layers, Make, Recipe, Work, filled, layers_of
+from engines.benchmark.work import LEARNING_RATE, NUM_CHECKED, Layers, Make, Work, filled, layers_of
 from engines.harness.rows import mean_and_error
 from vaejax import estimators, evaluation, laboratory, models, objectives, training
 
@@ -24,8 +24,8 @@ def model_of(work: Work) -> models.VAE:
 def objective_of(work: Work, vae: models.VAE, chunk_size: int | None = None) -> objectives.Objective:
     """What is maximised."""
     options: Any = {"num_samples": work.num_samples, "chunk_size": chunk_size}
-    if work.recipe and work.recipe.kl_warmup_steps:
-        options["beta"] = objectives.linear_warmup(work.recipe.kl_warmup_steps)
+    if work.recipe:
+        options["beta"] = schedule_of(work.recipe.betas)
     if work.objective == "iwae":
         return objectives.make_iwae(vae, **options)
     if work.objective == "score":
@@ -33,17 +33,9 @@ def objective_of(work: Work, vae: models.VAE, chunk_size: int | None = None) -> 
     return objectives.make_elbo(vae, **options)
 
 
-def rate_of(recipe: Recipe) -> optax.Schedule:
-    """`Recipe.rate` by optax."""
-    steps = recipe.num_steps - recipe.rising_steps
-    if recipe.schedule == "linear":
-        falling = optax.linear_schedule(recipe.learning_rate, 0.0, steps)
-    else:
-        falling = optax.cosine_decay_schedule(recipe.learning_rate, steps)
-    if not recipe.rising_steps:
-        return falling
-    rising = optax.linear_schedule(0.0, recipe.learning_rate, recipe.rising_steps)
-    return optax.join_schedules([rising, falling], [recipe.rising_steps])
+def schedule_of(numbers: np.ndarray) -> optax.Schedule:
+    """The function of the step that has these values."""
+    return lambda step: jnp.asarray(numbers, jnp.float32)[step]
 
 
 class Vaejax:
@@ -56,7 +48,7 @@ class Vaejax:
         for name, layers in (("encoder", encoder), ("decoder", decoder)):
             params[name]["network"] = jax.tree.map(jnp.asarray, filled(params[name]["network"], layers))
         self.objective = objective_of(work, self.vae)
-        optimizer = optax.adam(rate_of(work.recipe) if work.recipe else LEARNING_RATE)
+        optimizer = optax.adam(schedule_of(work.recipe.rates) if work.recipe else LEARNING_RATE)
         step = training.make_train_step(self.objective, optimizer)
         self.state = training.init_state(params, optimizer)
         self.fit = jax.jit(
@@ -75,7 +67,7 @@ class Vaejax:
             return float(result.estimate.mean()), float(evaluation.average(result).error_over_samples)
         if self.work.kind == "moments":
             return sum(float(leaf.sum()) for leaf in jax.tree.leaves(self._moments(checked, 1000).variance)), math.nan
-        step = self.work.recipe.kl_warmup_steps if self.work.recipe else None  # with the whole KL
+        step = len(self.work.recipe.betas) - 1 if self.work.recipe else None  # with the whole KL
         values = jax.jit(jax.vmap(lambda key: self.objective(self.params, key, checked, step=step)[0]))(
             jax.random.split(jax.random.key(1), 50)
         )

@@ -82,7 +82,7 @@ class Torch:
         self.encoder, self.decoder = _Encoder(work, encoder), _Decoder(work, decoder)
         self.parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, lr=LEARNING_RATE)
-        self.done, self.beta = 0, torch.ones(())
+        self.done, self.beta = 0, torch.ones(()) if work.recipe else None
         self.loss = torch.compile(self._loss) if compiled else self._loss
         self.estimate = torch.compile(self._estimate) if compiled else self._estimate
 
@@ -101,7 +101,10 @@ class Torch:
         mean, log_std, z = self._sampled(x, number)
         constant = 0.5 * math.log(2 * math.pi)
         log_q = (-0.5 * ((z - mean) / log_std.exp()) ** 2 - log_std - constant).sum(dim=-1)
-        return self._log_likelihood(z, x) + self.beta * ((-0.5 * z**2 - constant).sum(dim=-1) - log_q)
+        return self._log_likelihood(z, x) - self._weighted(log_q - (-0.5 * z**2 - constant).sum(dim=-1))
+
+    def _weighted(self, kl):
+        return kl if self.beta is None else self.beta * kl
 
     def _loss(self, x):
         work = self.work
@@ -110,7 +113,7 @@ class Torch:
         mean, log_std, z = self._sampled(x, work.num_samples)
         kl = 0.5 * (mean**2 + (2 * log_std).exp() - 2 * log_std - 1).sum(dim=-1)
         if work.objective == "elbo":
-            return -(self._log_likelihood(z, x).mean(dim=0) - self.beta * kl).mean()
+            return -(self._log_likelihood(z, x).mean(dim=0) - self._weighted(kl)).mean()
         z = z.detach()
         log_q = (-0.5 * ((z - mean) / log_std.exp()) ** 2 - log_std).sum(dim=-1)
         f = self._log_likelihood(z, x)
@@ -156,8 +159,8 @@ class Torch:
         for i in range(units):
             start = i * work.batch_size % (len(order) - work.batch_size + 1)
             if work.recipe:
-                self.optimizer.param_groups[0]["lr"] = work.recipe.rate(self.done)
-                self.beta.fill_(work.recipe.beta(self.done))
+                self.optimizer.param_groups[0]["lr"] = float(work.recipe.rates[self.done])
+                self.beta.fill_(float(work.recipe.betas[self.done]))
             self.optimizer.zero_grad()
             self.loss(self.images[order[start : start + work.batch_size]]).backward()
             self.optimizer.step()

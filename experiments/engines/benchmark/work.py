@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -19,32 +18,14 @@ class Recipe(NamedTuple):
     Attributes:
         images: path of the training images, in NumPy's format.
         activation: between the layers, "tanh" or "gelu".
-        num_steps: in all.
-        learning_rate: the highest.
-        rising_steps: in which the learning rate gets there.
-        schedule: how it falls to zero then, "linear" or "cosine".
-        kl_warmup_steps: in which the weight of the KL rises from 0 to 1.
+        rates: the learning rate of each step. (num_steps,)
+        betas: the weight of the KL at each step, which is 1 at the end. (num_steps,)
     """
 
     images: str
     activation: str
-    num_steps: int
-    learning_rate: float
-    rising_steps: int
-    schedule: str
-    kl_warmup_steps: int
-
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, for a loop in Python."""
-        if step < self.rising_steps:
-            return self.learning_rate * step / self.rising_steps
-        done = min(1.0, (step - self.rising_steps) / max(1, self.num_steps - self.rising_steps))
-        left = 1 - done if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
-        return self.learning_rate * left
-
-    def beta(self, step: int) -> float:
-        """The weight of the KL at a step."""
-        return min(1.0, step / self.kl_warmup_steps) if self.kl_warmup_steps else 1.0
+    rates: np.ndarray
+    betas: np.ndarray
 
 
 class Work(NamedTuple):

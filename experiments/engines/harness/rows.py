@@ -67,3 +67,8 @@ def interval(values: Any) -> dict[str, float]:
     mean, error = mean_and_error(values)
     room = special.stdtrit(len(values) - 1, 0.975) * error
     return {"value": float(mean), "low": float(mean - room), "high": float(mean + room)}
+
+
+def interval_of_ratios(ratios: Any) -> dict[str, float]:
+    """`interval` on the scale of logarithms: the geometric mean, and numbers that a ratio and its inverse agree on."""
+    return {name: math.exp(value) for name, value in interval(np.log(ratios)).items()}

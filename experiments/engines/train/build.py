@@ -261,8 +261,8 @@ def build_measure(config: Config, vae: models.VAE) -> measures.Measure:
     )
 
 
-def build_optimizer(config: Config, learning_rate, estimator: estimators.Estimator):
-    """The optimizer that the configuration names, with its schedule from `learning_rate`, a number or a traced one."""
+def build_schedule(config: Config, learning_rate) -> optax.Schedule:
+    """The learning rate against updates: its rise to `learning_rate`, a number or a traced one, and its fall."""
     rising = config.learning_rate_warmup_steps // config.accumulate_steps
     steps = max(1, config.num_steps // config.accumulate_steps - rising)
     rate = {
@@ -270,8 +270,14 @@ def build_optimizer(config: Config, learning_rate, estimator: estimators.Estimat
         "linear": optax.linear_schedule(learning_rate, 0.0, steps),
         "cosine": optax.cosine_decay_schedule(learning_rate, steps),
     }[config.learning_rate_schedule]
-    if rising:
-        rate = optax.join_schedules([optax.linear_schedule(0.0, learning_rate, rising), rate], [rising])
+    if not rising:
+        return rate
+    return optax.join_schedules([optax.linear_schedule(0.0, learning_rate, rising), rate], [rising])
+
+
+def build_optimizer(config: Config, learning_rate, estimator: estimators.Estimator):
+    """The optimizer that the configuration names, with its schedule from `learning_rate`, a number or a traced one."""
+    rate = build_schedule(config, learning_rate)
     named = {"adam": optax.adam, "adagrad": optax.adagrad, "rmsprop": optax.rmsprop, "sgd": optax.sgd}
     optimizer = named[config.optimizer](rate)
     if config.weight_decay:
