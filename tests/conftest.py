@@ -16,7 +16,15 @@ import pytest
 from commands import EXPERIMENTS
 
 # Most of the suite's time is compilation of programs that run for milliseconds; also those of the commands it starts.
-# JAX's own option, for XLA ends a process whose XLA_FLAGS it does not know.
+# The older code for loops on CPUs, which jaxlib 0.10 has and 0.12 not, compiles in a third of the time; short
+# vectors save a fifth. The workers inherit the flags.
+sys.path.insert(0, str(EXPERIMENTS))
+from engines.harness.command_line import add_xla_flag
+
+sys.path.remove(str(EXPERIMENTS))
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    add_xla_flag("--xla_cpu_use_fusion_emitters=false")
+    add_xla_flag("--xla_cpu_prefer_vector_width=128")
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 jax.config.update("jax_disable_most_optimizations", True)
 # Tests that make the same model compile the same programs. The folder is this process's own, because a command that a
@@ -32,6 +40,19 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow
+def pytest_collection_modifyitems(items):
+    """Mark the other cases of a test whose quick ones are named; and run the notebooks first.
+
+    One worker runs all notebooks: at the end the others would wait for it.
+    """
+    for item in items:
+        for quick in item.iter_markers("quick_for"):
+            if item.callspec.id not in quick.args:
+                item.add_marker("slow")
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -59,6 +59,7 @@ def draw_data(key, num):
     return DATA_MEAN + DATA_STD * jax.random.normal(key, (num, 1))
 
 
+@pytest.mark.quick_for("make_non_saturating")
 @pytest.mark.parametrize("make", GAMES)
 def test_at_the_best_discriminator_the_players_see_divergences(x64, make):
     b, w = -0.4, 0.6
@@ -233,6 +234,7 @@ def test_chunks_equal_one_run_bit_for_bit(training_run):
     np.testing.assert_array_equal(history.value[:120], np.concatenate([before.value[:30], after.value[:90]]))
 
 
+@pytest.mark.quick_for("make_minimax-cuda")
 @pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
 @pytest.mark.parametrize("make", GAMES)
 def test_a_run_on_digits_lowers_for_every_platform(platform, make):

@@ -286,6 +286,7 @@ def test_factories_make_latents_of_one_number_for_each_unit(name, shape, likelih
         assert (decoder["hidden"], decoder["conv_1"]) == ((3, 6), (4, 4, 4, depth))
 
 
+@pytest.mark.quick_for("mlp")
 @pytest.mark.parametrize("name", ["conv", "mlp"])
 def test_a_run_lowers_for_every_platform(name):
     model = FACTORIES[name]((8, 8), "bernoulli")

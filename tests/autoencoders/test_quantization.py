@@ -105,6 +105,7 @@ def test_without_memory_a_code_is_the_mean_of_what_takes_it(linear):
         np.testing.assert_allclose(codes[k], expected, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_a_code_that_nothing_takes_stays_or_is_revived(linear):
     vae, params, x = linear
     book = params["encoder"]["head"]["codebook"]
@@ -190,6 +191,7 @@ def test_training_on_digits_lowers_the_error_and_uses_the_codes(name):
     assert 8 < usage.perplexity <= float(usage.num_used)
 
 
+@pytest.mark.slow
 def test_usage_is_counted_by_index():
     vae, x = models.vq_vae((3,), 6, 2, 4, (5,)), jax.random.normal(jax.random.key(1), (13, 3))
     params = vae.init(jax.random.key(0))
@@ -286,6 +288,7 @@ def test_a_checkpoint_keeps_the_codebook(tmp_path):
     chex.assert_trees_all_equal(training.checkpoints.restore(tmp_path, like=like, config={}), state)
 
 
+@pytest.mark.slow
 def test_a_quantized_model_has_no_bound_on_log_p():
     vae, x = models.vq_vae((3,), 4, 2, 2, (4,)), jnp.ones((4, 3))
     params, key = vae.init(jax.random.key(0)), jax.random.key(1)

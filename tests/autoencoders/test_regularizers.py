@@ -52,6 +52,7 @@ def test_uniform_l2_leaves_a_rotation_free(spectrum):
     np.testing.assert_allclose(pca.components @ axes.T @ axes @ pca.components.T, shrunk, atol=1e-3)
 
 
+@pytest.mark.quick_for("nested")
 @pytest.mark.parametrize("name", ["nonuniform", "rotation", "nested"])
 def test_the_principal_components_are_found(spectrum, name):
     x, pca = spectrum

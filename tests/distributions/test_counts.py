@@ -80,6 +80,7 @@ def test_counts_sum_to_one_and_have_their_moments(x64, case):
     np.testing.assert_allclose(p.variance, (probabilities * (k - mean) ** 2).sum(), rtol=1e-9)
 
 
+@pytest.mark.quick_for("(17.0,)")
 @pytest.mark.parametrize("case", [(17.0,), (3.0, 0.7), (30.0, 5.0, 0.5)], ids=str)
 def test_samples_of_counts_have_their_moments(case):
     p = ours(*case, dtype=jnp.float32).expand((100_000,))
@@ -120,6 +121,7 @@ def test_data_that_are_no_counts_are_refused(name):
     assert jnp.isnan(jax.jit(distributions.data_log_prob)(p, bad)).tolist() == [False, True]
 
 
+@pytest.mark.quick_for("negative_binomial")
 @pytest.mark.parametrize("head", ["poisson", "negative_binomial", "zero_inflated_negative_binomial"])
 def test_rates_are_shares_of_the_library_size(head):
     likelihood = getattr(distributions, head)(library=True)
@@ -167,6 +169,7 @@ def test_an_encoder_sees_the_logarithms_of_counts():
     np.testing.assert_allclose(seen[-1], np.log1p([[0, 3, 1000]]), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_counts_may_be_missing():
     vae = models.mlp_vae((3,), 2, (4,), "negative_binomial")
     params, x = vae.init(jax.random.key(0)), jnp.array([[0.0, 3.0, 1.0], [2.0, jnp.nan, 4.0]])

@@ -84,6 +84,7 @@ def test_discrete_posteriors_are_finite_in_density_kl_and_entropy(posterior):
     assert all(jnp.isfinite(leaf).all() for leaf in jax.jacrev(terms)(outputs))
 
 
+@pytest.mark.slow
 def test_discrete_kl_and_entropy_equal_scipy(x64):
     logits = jax.random.normal(jax.random.key(0), (2, 5, 3))
     q = distributions.categorical(3).apply({}, *jnp.moveaxis(logits, -1, 0)).to_event(1)
@@ -223,6 +224,7 @@ def test_unknown_likelihood_names_the_known():
         distributions.likelihood_head("exponential")
 
 
+@pytest.mark.quick_for("event_shape2")
 @pytest.mark.parametrize("event_shape", [(), (6,), (2, 3), (2, 3, 1)])
 def test_pixels_on_several_axes_are_summed(event_shape):
     """Of several samples z for one batch of data, and NaN for the example with a grey pixel alone."""

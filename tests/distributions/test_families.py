@@ -155,6 +155,7 @@ def test_there_are_22_families_and_each_has_an_oracle():
     assert len({name.split(",")[0] for name in FAMILIES}) == 22
 
 
+@pytest.mark.quick_for("Gaussian", "Triangular")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_samples_have_the_distribution(name, x64):
     for numbers, cdf in one_dimensional(name, draw(name)):
@@ -185,6 +186,7 @@ def test_the_support_moves_with_what_the_record_says(name):
     assert tuple(moving) == family.moving
 
 
+@pytest.mark.quick_for("Rayleigh", "Gumbel")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradients_are_implicit_in_what_the_record_says(name, x64):
     params, implicit = in_float64(FAMILIES[name].params), []
@@ -207,6 +209,7 @@ def test_pathwise_gradient_is_unbiased(name, x64):
     assert_unbiased(grad, exact_gradient(name), jax.random.key(1), 40_000)
 
 
+@pytest.mark.quick_for("Gompertz", "Laplace")
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if set(family.params) - set(family.moving)])
 def test_score_function_gradient_is_unbiased_where_the_support_does_not_move(name, x64):
     params = dict(FAMILIES[name].params)

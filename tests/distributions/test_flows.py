@@ -30,6 +30,7 @@ def flow_of(size, num_layers=3, hidden_size=7, batch=4, strength=20.0):
     return head.apply(weights, *jax.random.normal(jax.random.key(1), (3, batch, size)))
 
 
+@pytest.mark.quick_for("2")
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6])
 def test_a_full_covariance_has_a_place_for_every_pair(x64, size):
     q, outputs = covariant(jax.random.key(size), size)
@@ -90,6 +91,7 @@ def test_the_density_of_a_flow_integrates_to_one(x64):
     assert abs(third) > 0.05 * second**1.5 or abs(second - np.exp(2 * q.log_std[0, 0])) > 0.05 * second
 
 
+@pytest.mark.quick_for("5")
 @pytest.mark.parametrize("size", [1, 2, 5, 9])
 def test_the_inversion_of_a_flow_agrees_with_the_sampling_pass(x64, size):
     q = flow_of(size)
@@ -112,6 +114,7 @@ def test_the_density_of_a_flow_is_that_of_its_jacobian(x64):
     assert (jacobian[np.tril_indices(4)] != 0).all()
 
 
+@pytest.mark.quick_for("3")
 @pytest.mark.parametrize("hidden_size", [1, 3, 40])
 def test_a_flow_of_any_hidden_size_is_inverted(x64, hidden_size):
     q = flow_of(6, hidden_size=hidden_size)
@@ -131,6 +134,7 @@ def test_gradients_of_the_inversion_equal_differences(x64):
     jax.test_util.check_grads(value, (z, q.weights), order=1, modes=("rev",), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_moments_of_a_flow_are_those_of_its_samples(x64):
     q = flow_of(3)
     z = jax.vmap(q.sample)(jax.random.split(jax.random.key(5), 40_000))
@@ -139,6 +143,7 @@ def test_moments_of_a_flow_are_those_of_its_samples(x64):
     np.testing.assert_allclose(std, z.std(axis=0), rtol=0.15)
 
 
+@pytest.mark.quick_for("full_covariance")
 @pytest.mark.parametrize("name", ["full_covariance", "flow"])
 def test_dependent_posteriors_are_finite_for_every_network_output(name):
     head = distributions.posterior_head(name)

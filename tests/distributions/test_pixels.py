@@ -146,6 +146,7 @@ def test_data_outside_the_support_are_refused(name):
     assert jnp.isnan(jax.jit(distributions.data_log_prob)(p, bad)).tolist() == [False, True]
 
 
+@pytest.mark.quick_for("categorical_pixels")
 @pytest.mark.parametrize("name", ["discretized_logistic_mixture", "categorical_pixels"])
 def test_pixels_may_be_integers_and_are_scaled_for_the_encoder(name):
     head = distributions.likelihood_head(name)

@@ -139,6 +139,7 @@ def test_estimates_are_unbiased(name, shift, std, repeats):
     assert ratio > 1 - 5 * error  # the standard errors are not too small
 
 
+@pytest.mark.quick_for("mmd")
 @measures
 def test_standard_errors_are_right_where_the_distributions_differ(name, repeats):
     estimates, standard_errors = repeats(name, 60, 90, 3.0, 2.0)

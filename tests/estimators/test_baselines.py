@@ -44,6 +44,7 @@ def test_nvil_learns_what_each_example_brings(problem):
     jax.tree.map(np.testing.assert_array_equal, state.params["decoder"], params["decoder"])
 
 
+@pytest.mark.quick_for("nvil")
 @pytest.mark.parametrize("baseline", ["moving_average", "nvil"])
 def test_its_loss_is_half_the_squared_distance_and_changes_nothing_else(problem, baseline):
     vae, params, images = problem

@@ -188,6 +188,7 @@ def test_a_model_of_parts_is_trained_by_part_in_every_form_of_the_kl(kl):
     np.testing.assert_allclose(value, reference, atol=0.3)
 
 
+@pytest.mark.slow
 def test_rodeo_of_a_part_under_vmap():
     # Of products with seven axes jaxlib 0.10 made a program that crashed on CPUs.
     posterior = distributions.side_by_side(bits=(3, distributions.bernoulli()), numbers=(2, distributions.gaussian()))

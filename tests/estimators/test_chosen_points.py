@@ -61,6 +61,7 @@ def summed_bound_of_two(vae, params, x, states):
     return (jnp.exp(log_q[:, None] + log_q[None]) * bound).sum(axis=(0, 1)).mean()
 
 
+@pytest.mark.quick_for("bernoulli-None-entropy")
 @pytest.mark.parametrize("kl", objectives.KL_FORMS)
 @pytest.mark.parametrize("chunk_size", [None, 7])
 def test_enumeration_is_the_summed_elbo_and_its_gradient(discrete_problem, kl, chunk_size):
@@ -141,6 +142,7 @@ def test_enumeration_says_what_it_cannot_serve():
         )
 
 
+@pytest.mark.quick_for("0.5-2.0--1.0")
 @pytest.mark.parametrize(("mean", "std", "k"), [(1.0, 1.0, 1.0), (0.5, 2.0, -1.0), (-1.0, 0.5, 1.0)])
 def test_coupled_measure_valued_gradient_has_the_closed_form_moments(x64, mean, std, k):
     d = mean - k

@@ -85,6 +85,7 @@ def flow_vae():
     return vae._replace(encode=encode)
 
 
+@pytest.mark.quick_for("doubly reparameterized")
 @pytest.mark.parametrize("name", DETACHING)
 def test_objectives_detach_it_too(params, name):
     vae, x = flow_vae(), jnp.zeros((1, 2))

@@ -184,6 +184,7 @@ NOT_SERVED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "is_weighted"),
     [case if case[1] else pytest.param(*case, marks=pytest.mark.slow) for case in NOT_SERVED],

@@ -127,6 +127,7 @@ def narrow_problem(x64):
     return vae, params, x, exact_model_gradient(lambda params: bound_of_two_samples(params, x), params)
 
 
+@pytest.mark.quick_for("doubly reparameterized", "VIMCO", "pathwise")
 @pytest.mark.parametrize("name", BOUND_OF_TWO)
 def test_gradient_of_the_importance_weighted_bound_is_unbiased(narrow_problem, name):
     vae, params, x, exact = narrow_problem
@@ -204,6 +205,7 @@ def test_encoder_gradient_is_zero_for_each_sample_at_the_exact_posterior(linear_
             assert np.abs(encoder).max(axis=1).min() > 1e-3
 
 
+@pytest.mark.quick_for("importance-weighted")
 @pytest.mark.parametrize("form", ["sampled", "importance-weighted"])
 def test_value_does_not_depend_on_the_estimator(form):
     vae = models.mlp_vae((3,), 2, (5,))
@@ -220,6 +222,7 @@ def test_value_does_not_depend_on_the_estimator(form):
     assert len(set(values.values())) == 1
 
 
+@pytest.mark.quick_for("leave-one-out", "VIMCO")
 @pytest.mark.parametrize("name", ["doubly reparameterized", "leave-one-out", "VIMCO", "measure-valued", "NVIL"])
 def test_gradients_are_finite_for_every_network_output(name):
     vae = constant_outputs_vae("bernoulli", [0.0] * 4, [0.0] * 3, jnp.float32)

@@ -43,6 +43,7 @@ def test_a_report_holds_what_its_parts_say(problem, monkeypatch):
     assert report.num_trusted == 60
 
 
+@pytest.mark.slow
 def test_a_report_says_of_what_its_errors_are(problem):
     """The standard error that is printed is over examples; and log p(x) and the ELBO are of samples of their own."""
     vae, params, x = problem

@@ -34,6 +34,7 @@ def gradient_of(train, *options):
     return params, jax.eval_shape(jax.grad(objective, has_aux=True), params, jax.random.key(1), x)[0], estimator
 
 
+@pytest.mark.quick_for("arms", "reinmax")
 @pytest.mark.parametrize("name", BERNOULLI)
 def test_bernoulli_latents_have_them(train, name):
     objective = "iwae" if name == "ovis" else "elbo"
@@ -44,6 +45,7 @@ def test_bernoulli_latents_have_them(train, name):
     assert ("baseline" in params) == (estimator.baseline is not None)
 
 
+@pytest.mark.quick_for("gumbel_softmax", "reinmax")
 @pytest.mark.parametrize("name", CATEGORICAL)
 def test_categories_have_those_that_serve_them(train, name):
     objective = "iwae" if name == "ovis" else "elbo"

@@ -69,6 +69,7 @@ def test_a_whole_mask_changes_nothing():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), plain, masked)
 
 
+@pytest.mark.quick_for("gaussian")
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "gaussian_shared_std"])
 def test_the_likelihood_is_that_of_the_observed_numbers(likelihood):
     vae = models.mlp_vae((6,), 2, (4,), likelihood)

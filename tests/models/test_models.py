@@ -111,6 +111,7 @@ def test_a_users_own_networks_and_head():
     assert jax.tree.structure(grads) == jax.tree.structure(params)
 
 
+@pytest.mark.quick_for("entropy-gaussian_fixed_std-bfloat16", "analytic-bernoulli-float32")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "gaussian_shared_std", "gaussian_fixed_std"])
 @pytest.mark.parametrize("kl", ["analytic", "sampled", "entropy"])

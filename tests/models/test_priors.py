@@ -63,6 +63,7 @@ def test_the_density_of_the_flow_integrates_to_one_and_is_that_of_its_samples(x6
         assert (np.abs((drawn**power).mean(axis=0) - exact) < 4 * error).all()
 
 
+@pytest.mark.quick_for("vamp")
 @pytest.mark.parametrize("name", sorted(PRIORS))
 def test_a_learned_prior_is_trained_along(name):
     vae, params = model_of(name)

@@ -97,6 +97,7 @@ ESTIMATORS = {
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("pathwise", "leave-one-out", "vimco")]
 
 
+@pytest.mark.quick_for("doubly reparameterized-thermodynamic")
 @pytest.mark.parametrize("name", SMOOTH)
 @pytest.mark.parametrize("estimator", ["doubly reparameterized", *SLOW])
 def test_gradients_of_bounds_between_are_unbiased(narrow_problem, name, estimator):

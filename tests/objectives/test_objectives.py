@@ -120,6 +120,7 @@ def test_a_schedule_of_the_step(small_problem):
         scheduled(params, jax.random.key(1), x)
 
 
+@pytest.mark.quick_for("estimator1-make_iwae")
 @pytest.mark.parametrize("make", [objectives.make_elbo, objectives.make_iwae])
 @pytest.mark.parametrize("estimator", [estimators.pathwise(), estimators.score_function("leave_one_out")])
 def test_chunks_of_samples_give_the_same_value_and_gradient(x64, make, estimator):

@@ -447,6 +447,7 @@ LIMITED = """
 """
 
 
+@pytest.mark.quick_for("1000")
 @pytest.mark.parametrize("limit", [0, 1000, 100_000])
 def test_a_disk_that_fills_costs_only_the_save(tmp_path, limit):
     """The largest file allowed is what Orbax's first metadata file, a later one, or the data do not fit into."""

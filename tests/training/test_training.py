@@ -64,6 +64,7 @@ def test_an_epoch_shows_each_example_at_most_once_and_epochs_differ():
     assert not np.array_equal(epochs[0], np.sort(epochs[0]))
 
 
+@pytest.mark.quick_for("12")
 @pytest.mark.parametrize("cut", [1, 3, 5, 10, 12])
 def test_chunks_equal_one_run_bit_for_bit(problem, cut):
     whole, history = run(problem, 13)
@@ -315,6 +316,7 @@ def check_lowers_for_every_platform(program, state, x_shape):
     assert export.export(of_bits, platforms=platforms)(state, bits, x).platforms == platforms
 
 
+@pytest.mark.quick_for("estimator0-linear_vae")
 @pytest.mark.parametrize("make", [models.mlp_vae, models.conv_vae, models.linear_vae])
 @pytest.mark.parametrize("estimator", [estimators.pathwise(), estimators.score_function("leave_one_out")])
 def test_a_run_lowers_for_every_platform(make, estimator):
@@ -338,6 +340,7 @@ GRADIENTS = {
 }
 
 
+@pytest.mark.quick_for("moving average", "NVIL")
 @pytest.mark.parametrize(("make", "estimator", "num_samples", "posterior"), GRADIENTS.values(), ids=GRADIENTS)
 def test_a_step_by_every_estimator_lowers_for_every_platform(make, estimator, num_samples, posterior):
     vae = models.mlp_vae((4,), 2, (3,), posterior=posterior)

@@ -128,12 +128,17 @@ def errors_in_one_line(interrupted: str = "interrupted") -> Iterator[None]:
 
 
 def compile_quickly() -> None:
-    """Let XLA optimize less: before JAX is imported, and where compilation takes most of the time.
+    """Let XLA optimize less: before JAX is imported, and where compilation takes most of the time."""
+    add_xla_flag("--xla_backend_optimization_level=1")
+
+
+def add_xla_flag(flag: str) -> None:
+    """Put a flag into `XLA_FLAGS` if XLA knows it and the variable's others.
 
     XLA ends a process that gives it a flag it does not know, without a word from Python: so a process of its own is
     asked first, and where it ends badly everything stays as it is.
     """
-    flags = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}".strip()
+    flags = f"{flag} {os.environ.get('XLA_FLAGS', '')}".strip()
     ask = "from jaxlib import xla_client; xla_client.CompileOptions().executable_build_options.debug_options"
     known = subprocess.run([sys.executable, "-c", ask], env={**os.environ, "XLA_FLAGS": flags}, capture_output=True)
     if known.returncode == 0:
