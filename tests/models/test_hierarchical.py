@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 import pytest
+from jax.flatten_util import ravel_pytree
 from reference import assert_unbiased, in_float64
 from scipy import stats
 
@@ -142,6 +143,27 @@ def test_gradients_are_unbiased(model, name):
         return jax.grad(elbo, has_aux=True)(params, key, X)[0]
 
     assert_unbiased(gradient, exact, jax.random.key(5), num_repeats)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("beta", [1.0, 0.3])
+def test_the_doubly_reparameterized_gradient_of_a_bound_is_the_pathwise_one(model, beta):
+    """On average: z_1 moves the density of z_2 given z_1, and the estimator must not take that for a score."""
+    vae, params = model
+    kinds = (estimators.pathwise(), estimators.doubly_reparameterized())
+    pathwise, double = (objectives.make_iwae(vae, kind, 3, beta=beta) for kind in kinds)
+
+    def difference(key):
+        same = jax.random.clone(key)  # the same noise for both leaves a smaller difference
+        gradients = [jax.grad(bound, has_aux=True)(params, k, X)[0] for bound, k in ((double, key), (pathwise, same))]
+        return ravel_pytree(jax.tree.map(jnp.subtract, *gradients))[0]
+
+    keys = jax.random.split(jax.random.key(6), 40_000)
+    draws = np.asarray(jax.jit(lambda keys: jax.lax.map(difference, keys, batch_size=1000))(keys), np.float64)
+    norm = np.linalg.norm(ravel_pytree(jax.grad(exact_elbo)(params, X))[0])
+    error = draws.std(axis=0, ddof=1) / np.sqrt(len(keys))
+    assert 0 < np.linalg.norm(error) < 0.02 * norm
+    assert (np.abs(draws.mean(axis=0)) < 5 * np.maximum(error, 1e-6 * norm)).all()
 
 
 @pytest.mark.exhaustive
