@@ -44,14 +44,14 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow
 def pytest_collection_modifyitems(items):
-    """Mark the other cases of a test whose quick ones are named; and run the notebooks first.
+    """Mark the other cases of a test whose quick or slow ones are named; and run the notebooks first.
 
     One worker runs all notebooks: at the end the others would wait for it.
     """
     for item in items:
-        for quick in item.iter_markers("quick_for"):
-            if item.callspec.id not in quick.args:
-                item.add_marker("slow")
+        quick, slow = item.get_closest_marker("quick_for"), item.get_closest_marker("slow_for")
+        if (quick or slow) and not (quick and item.callspec.id in quick.args):
+            item.add_marker("slow" if slow is None or item.callspec.id in slow.args else "exhaustive")
     items.sort(key=lambda item: item.path.name != "test_notebooks.py")
 
 

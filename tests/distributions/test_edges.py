@@ -65,6 +65,7 @@ AT_THE_EDGE = {
 
 
 @pytest.mark.quick_for("Log-normal", "Weibull")
+@pytest.mark.slow_for("Dirichlet", "Beta")
 @pytest.mark.parametrize("name", AT_THE_EDGE)
 def test_the_score_function_knows_what_was_drawn(name):
     make, params, f, exact = AT_THE_EDGE[name]

@@ -156,6 +156,7 @@ def test_there_are_22_families_and_each_has_an_oracle():
 
 
 @pytest.mark.quick_for("Gaussian", "Triangular")
+@pytest.mark.slow_for("Gamma", "Beta", "Uniform")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_samples_have_the_distribution(name, x64):
     for numbers, cdf in one_dimensional(name, draw(name)):
@@ -187,6 +188,7 @@ def test_the_support_moves_with_what_the_record_says(name):
 
 
 @pytest.mark.quick_for("Rayleigh", "Gumbel")
+@pytest.mark.slow_for("Gamma", "Beta", "Gaussian")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradients_are_implicit_in_what_the_record_says(name, x64):
     params, implicit = in_float64(FAMILIES[name].params), []
@@ -202,7 +204,7 @@ def test_gradients_are_implicit_in_what_the_record_says(name, x64):
     assert tuple(implicit) == FAMILIES[name].implicit
 
 
-@pytest.mark.slow
+@pytest.mark.slow_for("Gaussian", "Gamma", "Triangular", "Uniform")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_pathwise_gradient_is_unbiased(name, x64):
     grad = gradient_estimate(estimators.pathwise(), FAMILIES[name].make, FAMILIES[name].params)
@@ -210,6 +212,7 @@ def test_pathwise_gradient_is_unbiased(name, x64):
 
 
 @pytest.mark.quick_for("Gompertz", "Laplace")
+@pytest.mark.slow_for("Gamma", "Gaussian")
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if set(family.params) - set(family.moving)])
 def test_score_function_gradient_is_unbiased_where_the_support_does_not_move(name, x64):
     params = dict(FAMILIES[name].params)

@@ -128,6 +128,7 @@ def relative_variance(estimates, standard_errors):
     return ratio, ratio * math.hypot(*errors)
 
 
+@pytest.mark.quick_for("1.0-1.5-mmd", "3.0-2.0-energy")
 @measures
 @pytest.mark.parametrize(("shift", "std"), [(0.0, 1.0), (1.0, 1.5), (3.0, 2.0)])
 def test_estimates_are_unbiased(name, shift, std, repeats):

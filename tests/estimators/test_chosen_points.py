@@ -62,6 +62,7 @@ def summed_bound_of_two(vae, params, x, states):
 
 
 @pytest.mark.quick_for("bernoulli-None-entropy")
+@pytest.mark.slow_for("categorical-None-entropy", "bernoulli-None-sampled")
 @pytest.mark.parametrize("kl", objectives.KL_FORMS)
 @pytest.mark.parametrize("chunk_size", [None, 7])
 def test_enumeration_is_the_summed_elbo_and_its_gradient(discrete_problem, kl, chunk_size):
@@ -86,7 +87,7 @@ def test_enumeration_leaves_the_key_alone(discrete_problem):
     assert values[0] == values[1] == values[2]
 
 
-@pytest.mark.slow
+@pytest.mark.slow_for("bernoulli-leave-one-out, K=4", "bernoulli-NVIL, K=1", "categorical-moving average, K=1")
 @pytest.mark.parametrize("name", SCORED)
 def test_gradient_is_unbiased(discrete_problem, name):
     vae, params, x, states = discrete_problem
@@ -97,7 +98,7 @@ def test_gradient_is_unbiased(discrete_problem, name):
     assert_unbiased(model_gradient(objective, params, x), exact, jax.random.key(2), num_repeats, largest_error=0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.slow_for("bernoulli-VIMCO", "categorical-leave-one-out")
 @pytest.mark.parametrize("name", BOUND_OF_TWO)
 def test_gradient_of_the_importance_weighted_bound_is_unbiased(discrete_problem, name):
     vae, params, x, states = discrete_problem

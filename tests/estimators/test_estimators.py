@@ -79,6 +79,7 @@ def test_gradient_is_unbiased(linear_problem, name, estimator, num_samples, kl):
     assert_unbiased(model_gradient(objective, params, x), exact, jax.random.key(2), num_repeats=40_000)
 
 
+@pytest.mark.quick_for("entropy")
 @pytest.mark.parametrize("kl", ELBO_FORMS)
 def test_detached_samples_are_biased(linear_problem, kl):
     vae, params, x = linear_problem

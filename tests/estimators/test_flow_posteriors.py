@@ -50,7 +50,7 @@ CASES = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.slow_for("elbo-sticking the landing", "iwae-doubly reparameterized", "iwae-pathwise")
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("form", ["elbo", "iwae"])
 def test_the_gradient_of_a_flow_is_unbiased(flow_problem, name, form):

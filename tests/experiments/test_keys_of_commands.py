@@ -66,7 +66,7 @@ RUNS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.slow_for("digits, NVIL", "several of points")
 @pytest.mark.parametrize("options", RUNS.values(), ids=RUNS)
 def test_train_uses_no_key_twice(options, tmp_path, monkeypatch):
     from engines.train import config, population
