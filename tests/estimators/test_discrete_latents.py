@@ -185,10 +185,7 @@ NOT_SERVED = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "is_weighted"),
-    [case if case[1] else pytest.param(*case, marks=pytest.mark.slow) for case in NOT_SERVED],
-)
+@pytest.mark.parametrize(("kind", "is_weighted"), NOT_SERVED)
 def test_the_value_is_that_of_the_samples(kind, is_weighted):
     """All but the coupled samples of a mean are those of the score function."""
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), parameters(kind, 4))
