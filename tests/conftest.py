@@ -43,15 +43,23 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is slow
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Mark the other cases of a test whose quick or slow ones are named; and run the notebooks first.
 
     One worker runs all notebooks: at the end the others would wait for it.
     """
+    named, found = set(), set()
     for item in items:
         quick, slow = item.get_closest_marker("quick_for"), item.get_closest_marker("slow_for")
-        if (quick or slow) and not (quick and item.callspec.id in quick.args):
-            item.add_marker("slow" if slow is None or item.callspec.id in slow.args else "exhaustive")
+        if quick or slow:
+            test, case = item.nodeid.partition("[")[0], item.callspec.id
+            named |= {(test, name) for marker in (quick, slow) if marker for name in marker.args}
+            found.add((test, case))
+            if not (quick and case in quick.args):
+                item.add_marker("slow" if slow is None or case in slow.args else "exhaustive")
+    # A name that no case has would make its test slow without a word. A case asked for alone hides the others.
+    if named - found and not any("[" in argument for argument in config.args):
+        raise pytest.UsageError(f"quick_for and slow_for name cases that do not exist: {sorted(named - found)}")
     items.sort(key=lambda item: item.path.name != "test_notebooks.py")
 
 
