@@ -239,6 +239,45 @@ def test_pixels_on_several_axes_are_summed(event_shape):
     np.testing.assert_allclose(jax.jit(distributions.data_log_prob)(p, grey), expected, rtol=1e-5)
 
 
+@pytest.mark.quick_for("3.0-784", "3000.0-63")
+@pytest.mark.parametrize("size", [784, 64, 63])
+@pytest.mark.parametrize("height", [0.1, 3.0, 3000.0])
+def test_a_vector_of_bits_is_the_sum_of_its_bits(size, height):
+    """To float32's precision of the sum, also where each bit is nearly certain; and so are its derivatives."""
+    logits = height * jax.random.normal(jax.random.key(0), (20, size))
+    logits = logits.at[-1].set(20 + jnp.abs(logits[-1]))  # whose log-probability is about -1e-6
+    x = (logits > 0).at[:10].set(jax.random.bernoulli(jax.random.key(1), 0.5, (10, size))).astype(jnp.float32)
+    exact = -np.logaddexp(0, np.where(x == 1, -1, 1) * np.asarray(logits, np.float64))
+    p = distributions.BernoulliLogits(logits)
+    np.testing.assert_allclose(distributions.log_prob(p.to_event(1), x), exact.sum(-1), rtol=2e-6, atol=1e-37)
+
+    def of_vector(logits):
+        return distributions.BernoulliLogits(logits).log_prob_of_vector(x)
+
+    def of_bits(logits):
+        return distributions.BernoulliLogits(logits).log_prob(x).sum(-1)
+
+    direction = jax.random.normal(jax.random.key(2), logits.shape)
+    for derivative in (
+        lambda f: jax.jvp(f, (logits,), (direction,))[1],
+        lambda f: jax.grad(lambda logits: (f(logits) ** 2).sum())(logits),
+        lambda f: jax.jvp(jax.grad(lambda logits: f(logits).sum()), (logits,), (direction,))[1],
+    ):
+        np.testing.assert_allclose(derivative(of_vector), derivative(of_bits), rtol=1e-4, atol=1e-5 * height)
+
+
+def test_a_vector_of_bits_in_float64_and_with_impossible_bits(x64):
+    logits = 5 * jax.random.normal(jax.random.key(0), (3, 784), jnp.float64)
+    x = jax.random.bernoulli(jax.random.key(1), 0.5, (3, 784)).astype(jnp.float64)
+    exact = -np.logaddexp(0, np.where(x == 1, -1, 1) * np.asarray(logits)).sum(-1)
+    p = distributions.BernoulliLogits(logits)
+    np.testing.assert_allclose(p.log_prob_of_vector(x), exact, rtol=1e-14)
+    assert np.isnan(p.log_prob_of_vector(x.at[1, 700].set(0.5))).tolist() == [False, True, False]
+    certain = distributions.BernoulliLogits(jnp.where(x == 1, jnp.inf, -jnp.inf), validate_args=False)
+    assert certain.log_prob_of_vector(x).tolist() == [0.0, 0.0, 0.0]
+    assert certain.log_prob_of_vector(x.at[1, 700].set(1 - x[1, 700])).tolist() == [0.0, -np.inf, 0.0]
+
+
 def test_a_pixel_that_is_neither_zero_nor_one_spoils_the_gradient_too():
     logits, x = jnp.array([0.3, -2.0, 1.0, 100.0]), jnp.array([0.0, 0.5, 1.0, 1.0])
 

@@ -22,7 +22,6 @@ from vaejax.distributions.edges import (
     stable,
 )
 from vaejax.distributions.families import (
-    BernoulliLogits,
     Erlang,
     F,
     Rayleigh,
@@ -48,6 +47,9 @@ from vaejax.distributions.held_samples import (
     held_sample,
     own_log_prob,
     sample_with_log_prob,
+)
+from vaejax.distributions.likelihoods.bits import (
+    BernoulliLogits,
 )
 from vaejax.distributions.likelihoods.counts import (
     NegativeBinomial,

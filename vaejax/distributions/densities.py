@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, Bool, Key
 
 from vaejax import checks
 from vaejax.distributions.edges import LOGARITHMIC, stable
-from vaejax.distributions.families import BernoulliLogits
+from vaejax.distributions.likelihoods.bits import BernoulliLogits
 from vaejax.distributions.simplex import Weights, is_relaxed
 from vaejax.distributions.wrappers import family_of, mask_of, without_wrappers
 
@@ -108,6 +108,9 @@ def _density(distribution: dist.Distribution, value: Array) -> Array:
     support, base = distribution.support, without_wrappers(distribution)
     # numpyro 0.22 broadcasts a prior of batch shape () over the batch, and its Bernoulli mixes bool with float.
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        if isinstance(base, BernoulliLogits) and isinstance(distribution, dist.Independent):
+            if distribution.base_dist is base and distribution.reinterpreted_batch_ndims == 1:
+                return base.log_prob_of_vector(value)
         if support is None or isinstance(base, FINITE | LOGARITHMIC):
             return jnp.asarray(distribution.log_prob(value))
         inside = jnp.asarray(support(value))

@@ -20,7 +20,8 @@ from jax.scipy.special import betaln, gammaln, log_ndtr
 from jaxtyping import Array, ArrayLike, Key
 
 from vaejax import checks
-from vaejax.distributions.families import BernoulliLogits, F
+from vaejax.distributions.families import F
+from vaejax.distributions.likelihoods.bits import BernoulliLogits
 
 Shape = tuple[int, ...]
 

@@ -12,7 +12,7 @@ import numpyro.distributions as dist
 from jaxtyping import Array, Float, Key
 
 from vaejax import checks
-from vaejax.distributions.families import BernoulliLogits
+from vaejax.distributions.likelihoods.bits import BernoulliLogits
 
 Params = dict[str, Any]
 """Parameters: a dict of arrays, or of such dicts."""
