@@ -160,6 +160,36 @@ def test_the_command_compiles_for_a_tpu(rooms, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_parts_are_measured(rooms, tmp_path, capsys):
+    from engines.benchmark import parts
+
+    _, _, benchmark_work = rooms
+    works = [small(benchmark_work.WORK[name]) for name in ("iwae", "likelihood")]
+    with jax.numpy_dtype_promotion("standard"):  # optax
+        parts.run(tmp_path, 2, works)
+    rows = json.loads((tmp_path / "parts.json").read_text())
+    assert [row["work"] for row in rows] == ["iwae", "likelihood"]
+    assert all(seconds > 0 for row in rows for seconds in row.values() if seconds != row["work"])
+    assert ("adam" in rows[0], "adam" in rows[1]) == (True, False)
+    assert "at a large one's rate" in capsys.readouterr().out
+
+
+def test_parts_have_every_product(rooms, monkeypatch):
+    """The multiplications of the products that are timed are those by which the floor is calculated."""
+    from engines.benchmark import parts
+
+    _, _, benchmark_work = rooms
+    for name in parts.NAMES:
+        work = benchmark_work.WORK[name]
+        inputs, weights, gradients = parts.factors(work)
+        each = [x.shape[0] * weight.size for x, weight in zip(inputs, weights, strict=True)]
+        times = [1 if of_layer is None else 2 + of_layer[1] for of_layer in gradients]
+        total = parts.pieces(work) * sum(number * size for number, size in zip(times, each, strict=True))
+        assert total == pytest.approx(benchmark_work.multiplications(work), rel=1e-3)
+        assert len(parts.products(inputs[:1], weights[:1], gradients[:1])) == times[0]
+
+
+@pytest.mark.slow
 def test_costs_are_measured_and_drawn(rooms, tmp_path, capsys):
     from engines.benchmark import cost as benchmark_cost
 

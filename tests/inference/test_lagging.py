@@ -83,13 +83,27 @@ def test_it_is_over_when_the_information_stops_rising(problem):
     over = int(np.argmin(on))
     assert over % 3 == 0
     found = np.asarray(history.mutual_information)
-    assert np.isnan(found[:2]).all()
-    assert np.isfinite(found[2:]).all()
+    assert (found[:2] == 0).all()
+    assert (found[2:] > 0).all()
     assert (np.diff(found[2:]) >= 0).all()  # it is the best so far
     assert found[over - 1] == found[over - 4] == found[over - 7] or over == 6
     assert int(state.opt_state.failures) == 2
     final = evaluation.mutual_information(vae, state.params, jax.random.key(3), x[40:])
     assert final.estimate < np.log(20)
+
+
+def test_a_chunk_before_the_first_measurement_has_not_diverged(problem, caplog):
+    vae, params, x = problem
+    step = make(vae, x[40:])
+
+    @jax.jit
+    def fit(state, stop):
+        return training.fit(step, state, jax.random.key(2), x[:40], num_steps=2, batch_size=40, stop=stop)
+
+    for chunk in training.run_chunks(fit, inference.init_lagging(params, *OPTIMIZERS), 4):
+        training.check_chunk(chunk)
+        assert (chunk.history.mutual_information == 0).all()
+    assert not caplog.records
 
 
 def test_batches_are_prepared_one_by_one(problem):

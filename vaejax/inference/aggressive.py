@@ -58,10 +58,10 @@ class LaggingInfo(NamedTuple):
         kl: its part KL(q(z|x) || p(z)). ()
         encoder_steps: steps that the encoder took before. ()
         aggressive: 1 while the encoder runs ahead, 0 once training is the usual one. ()
-        mutual_information: highest on the validation data so far, in nats; NaN before the first check. ()
+        mutual_information: highest on the validation data so far, in nats; 0 before the first check. ()
 
     >>> ahead = {"encoder_steps": jnp.array([50.0, 20.0, 1.0]), "aggressive": jnp.array([1.0, 1.0, 0.0])}
-    >>> history = LaggingInfo(*jnp.zeros((4, 3)), **ahead, mutual_information=jnp.array([jnp.nan, 1.5, 1.5]))
+    >>> history = LaggingInfo(*jnp.zeros((4, 3)), **ahead, mutual_information=jnp.array([0.0, 1.5, 1.5]))
     >>> int(history.encoder_steps.sum()), int(history.aggressive.argmin())  # encoder steps; when training became usual
     (71, 2)
     """
@@ -293,5 +293,5 @@ def _report(info: Any, ahead: Array, aggressive: Array, best: Array) -> LaggingI
         kl=info.kl,
         encoder_steps=jnp.where(aggressive, ahead, 1).astype(jnp.float32),
         aggressive=aggressive.astype(jnp.float32),
-        mutual_information=jnp.where(jnp.isinf(best), jnp.nan, best),
+        mutual_information=jnp.where(jnp.isneginf(best), 0, best),  # a NaN would say that training diverged
     )

@@ -7,7 +7,7 @@ import tyro
 
 from engines.harness import command_line
 
-WORK = ("aevb", "iwae", "conv", "score", "likelihood", "moments", "cost", "choices", "quality")
+WORK = ("aevb", "iwae", "conv", "score", "likelihood", "moments", "parts", "cost", "choices", "quality")
 SYSTEMS = ("vaejax", "torch-eager", "torch-compile", "numpyro", "jax-loop")
 
 
@@ -19,9 +19,9 @@ class Config:
     """What is done: aevb (one step of a 784-500-20 VAE, batch 100), iwae (784-200-200-50, K = 50, batch 20), conv
     (32x32x3 images, batch 100), score (as aevb by the score function, leave-one-out, K = 16), likelihood (log p(x) of
     images by 5,000 samples each), moments (1,000 gradients of aevb, their mean and variance), and quality (log p(x)
-    against seconds of training on MNIST, which must be prepared, by vaejax and PyTorch); by vaejax alone cost (a step
-    against K, batch size and latent dimension) and choices (what drawing pixels anew, populations, reading from disk
-    and bfloat16 cost or save, and how long a start takes)."""
+    against seconds of training on MNIST, which must be prepared, by vaejax and PyTorch); by vaejax alone parts
+    (matrix products, pixels and Adam alone), cost (a step against K, batch size and latent dimension) and choices (what
+    drawing pixels anew, populations, reading from disk and bfloat16 cost or save, and how long a start takes)."""
     systems: tuple[str, ...] = SYSTEMS
     """Who does it: vaejax; PyTorch as it is and compiled; NumPyro's SVI; a Python loop of jitted steps in JAX. Those
     that are not installed are left out, with a message."""

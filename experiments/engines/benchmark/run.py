@@ -1,6 +1,7 @@
 """Runs `benchmark.py`: every system in a process of its own, checked against the others, then timed in turns."""
 
 import dataclasses
+import importlib
 import math
 import time
 from typing import Any
@@ -14,6 +15,7 @@ from engines.harness import run_folder, tables
 from engines.harness.progress import Progress
 from engines.harness.rows import interval_of_ratios
 
+BY_VAEJAX = ("parts", "cost", "choices")  # each by the file of its name
 LARGE, BYTES = 3000, 2**28  # side of the large product of the floor, bytes of its copy
 
 
@@ -24,15 +26,8 @@ def run(config: Config) -> None:
     run_folder.write_json(folder / "config.json", dataclasses.asdict(config))
     rows: list[dict[str, Any]] = []
     for name in config.work:
-        if name == "cost":
-            from engines.benchmark import cost  # here alone, since it imports JAX into this process
-
-            cost.run(folder, config.repeats)
-            continue
-        if name == "choices":
-            from engines.benchmark import choices  # as above
-
-            choices.run(folder, config.repeats)
+        if name in BY_VAEJAX:  # imported here alone, since it brings JAX into this process
+            importlib.import_module(f"engines.benchmark.{name}").run(folder, config.repeats)
             continue
         if name == "quality":
             from engines.benchmark import quality  # as above
