@@ -1,6 +1,7 @@
 """Where the time of vaejax's work goes: its matrix products, the pixels' log-probabilities and Adam, each alone."""
 
 import functools
+import logging
 import pathlib
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ ROWS = 5000  # of images and samples at once, in `likelihood`
 
 def run(folder: pathlib.Path, repeats: int, works: tuple[Work, ...] = tuple(WORK[name] for name in NAMES)) -> None:
     """Measure, save and print."""
+    # The models are not trained, so warnings about their importance weights would not help.
+    logging.getLogger("vaejax").setLevel(logging.ERROR)
     rows = [measured(work, repeats) for work in works]
     run_folder.write_json(folder / "parts.json", rows)
     print(table(rows))
