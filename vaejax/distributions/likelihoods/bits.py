@@ -68,9 +68,9 @@ def _a_logarithm_each(x: Array) -> Array:
 
 
 def _few_logarithms(x: Array) -> Array:
-    """The same with log (1 + e)(1 + e')... for the sum of log(1 + e), of factors from 1 to 2.
+    """The same sum, in groups: log(1 + e) + log(1 + e') is the logarithm of (1 + e)(1 + e').
 
-    A product is kept less 1, so that the smallest e counts. Of a size without such groups each e has its logarithm.
+    Of a product its distance from 1 is kept, so that the smallest e counts. It is below 2^8.
     """
     number = _size_of_group(x.shape[-1])
     if number == 1:
