@@ -266,6 +266,12 @@ def test_a_vector_of_bits_is_the_sum_of_its_bits(size, height):
         np.testing.assert_allclose(derivative(of_vector), derivative(of_bits), rtol=1e-4, atol=1e-5 * height)
 
 
+def test_a_vector_of_bits_is_compiled_without_a_condition():
+    p = distributions.BernoulliLogits(jnp.zeros((3, 784)))
+    program = jax.jit(jax.value_and_grad(lambda p: p.log_prob_of_vector(jnp.ones(784)).sum()))
+    assert " conditional(" not in program.lower(p).compile().as_text()
+
+
 def test_a_vector_of_bits_in_float64_and_with_impossible_bits(x64):
     logits = 5 * jax.random.normal(jax.random.key(0), (3, 784), jnp.float64)
     x = jax.random.bernoulli(jax.random.key(1), 0.5, (3, 784)).astype(jnp.float64)

@@ -52,8 +52,12 @@ def _log_prob_of_bits_jvp(primals, tangents):
 
 @jax.custom_jvp
 def _log_prob_of_vector(logits: Array, bits: Array) -> Array:
-    # An accelerator waits for memory here, not for logarithms, and would need one kernel more.
-    return jax.lax.platform_dependent(_logit_against(logits, bits), cpu=_few_logarithms, default=_a_logarithm_each)
+    x = _logit_against(logits, bits)
+    if _size_of_group(x.shape[-1]) == 1:
+        return _a_logarithm_each(x)
+    # An accelerator waits for memory here, not for logarithms, and would need one kernel more. The compiler keeps the
+    # branch of its platform alone.
+    return jax.lax.platform_dependent(x, cpu=_few_logarithms, default=_a_logarithm_each)
 
 
 @functools.partial(_log_prob_of_vector.defjvp, symbolic_zeros=True)
@@ -72,10 +76,7 @@ def _few_logarithms(x: Array) -> Array:
 
     Of a product its distance from 1 is kept, so that the smallest e counts. It is below 2^8.
     """
-    number = _size_of_group(x.shape[-1])
-    if number == 1:
-        return _a_logarithm_each(x)
-    groups = x.reshape(*x.shape[:-1], number, -1)
+    groups = x.reshape(*x.shape[:-1], _size_of_group(x.shape[-1]), -1)
     zero = jnp.zeros((), x.dtype)
     product, positive = jax.lax.reduce(
         (jnp.exp(-jnp.abs(groups)), jnp.maximum(groups, 0)),
@@ -87,7 +88,7 @@ def _few_logarithms(x: Array) -> Array:
 
 
 def _size_of_group(size: int) -> int:
-    """The largest up to 8 that leaves a multiple of 16 groups, a vector or two of any CPU's; of 784 bits 7."""
+    """The largest up to 8 that leaves a multiple of 16 groups, a vector or two of any CPU's: of 784 bits 7; else 1."""
     return next((number for number in range(8, 1, -1) if size % (16 * number) == 0), 1)
 
 
