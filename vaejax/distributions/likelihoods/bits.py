@@ -33,9 +33,10 @@ class BernoulliLogits(dist.BernoulliLogits):
         """
         return _log_prob_of_vector(*self._with_bits(value))
 
-    def _with_bits(self, value: ArrayLike) -> list[Array]:
+    def _with_bits(self, value: ArrayLike) -> tuple[Array, Array]:
         logits = jnp.asarray(self.logits)
-        return jnp.broadcast_arrays(logits, jnp.asarray(value).astype(logits.dtype))
+        logits, bits = jnp.broadcast_arrays(logits, jnp.asarray(value).astype(logits.dtype))
+        return logits, bits
 
 
 @jax.custom_jvp
