@@ -3,7 +3,6 @@
 import functools
 import logging
 import pathlib
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from engines.benchmark.run import LARGE
+from engines.benchmark.choices import seconds_of
+from engines.benchmark.run import seconds_of_products
 from engines.benchmark.systems_jax import Vaejax
-from engines.benchmark.work import LEARNING_RATE, WORK, Work, images_of, multiplications, weights_of
+from engines.benchmark.work import LEARNING_RATE, WORK, Work, images_of, weights_of
 from engines.harness import run_folder, tables
 from engines.harness.progress import Progress
 from vaejax import distributions
@@ -40,7 +40,7 @@ def measured(work: Work, repeats: int) -> dict[str, Any]:
         "whole": lambda: seconds_of(lambda: system.advance(work.chunk)) / work.chunk,
         "products": looped(products, *factors(work)),
         "pixels": looped(functools.partial(pixels, work.kind == "train"), *logits_and_bits(work)),
-        "a large product": large_product,
+        "products at a large one's rate": lambda: seconds_of_products(work),
     }
     if work.kind == "train":
         optimizer = optax.adam(LEARNING_RATE)
@@ -57,7 +57,6 @@ def measured(work: Work, repeats: int) -> dict[str, Any]:
     parts = {name: float(np.median(values)) for name, values in seconds.items()}
     times = pieces(work)
     parts |= {name: times * parts[name] for name in ("products", "pixels")}
-    parts["products at a large one's rate"] = multiplications(work) * parts.pop("a large product") / LARGE**3
     return {"work": work.name, **parts}
 
 
@@ -131,21 +130,7 @@ def looped(function: Callable[..., Any], *args: Any, number: int = 5) -> Callabl
     changing = [leaf for one, leaf in zip(is_array, arrays, strict=True) if one]
     program = jax.jit(lambda carry: jax.lax.fori_loop(0, number, again, carry)[-1])
     start = [*map(jnp.asarray, changing), jnp.float32(0)]
-    return lambda: seconds_of(lambda: jax.block_until_ready(program(start))) / number
-
-
-def large_product() -> float:
-    """Seconds of a product of two large square matrices."""
-    left = np.random.default_rng(0).standard_normal((LARGE, LARGE), np.float32)
-    left @ left
-    return seconds_of(lambda: left @ left)
-
-
-def seconds_of(call: Callable[[], Any]) -> float:
-    """Seconds of one call."""
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    return lambda: seconds_of(lambda: program(start)) / number
 
 
 def table(rows: list[dict[str, Any]]) -> str:

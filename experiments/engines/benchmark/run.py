@@ -106,13 +106,6 @@ def floor_seconds(work: Work) -> float:
 
     Both rates are measured now: on a shared machine they change.
     """
-    rng = np.random.default_rng(0)
-    left, right = (rng.standard_normal((LARGE, LARGE), np.float32) for _ in range(2))
-    left @ right
-    start = time.perf_counter()
-    for _ in range(3):
-        left @ right
-    per_multiplication = (time.perf_counter() - start) / (3 * LARGE**3)
     source = np.ones(BYTES // 4, np.float32)
     target = np.empty_like(source)
     np.copyto(target, source)
@@ -122,7 +115,18 @@ def floor_seconds(work: Work) -> float:
     per_byte = (time.perf_counter() - start) / (3 * 2 * BYTES)
     # Adam reads the gradient, a weight and two moments, and writes the last three.
     moved = 4 * 7 * num_parameters(work) if work.kind == "train" else 0
-    return multiplications(work) * per_multiplication + moved * per_byte
+    return seconds_of_products(work) + moved * per_byte
+
+
+def seconds_of_products(work: Work) -> float:
+    """Seconds of one unit's matrix products at the rate that a large one has now."""
+    rng = np.random.default_rng(0)
+    left, right = (rng.standard_normal((LARGE, LARGE), np.float32) for _ in range(2))
+    left @ right
+    start = time.perf_counter()
+    for _ in range(3):
+        left @ right
+    return multiplications(work) * (time.perf_counter() - start) / (3 * LARGE**3)
 
 
 def table(work: Work, rows: list[dict[str, Any]]) -> str:

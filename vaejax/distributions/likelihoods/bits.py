@@ -26,7 +26,13 @@ class BernoulliLogits(dist.BernoulliLogits):
         return _log_prob_of_bits(*self._with_bits(value))
 
     def log_prob_of_vector(self, value: ArrayLike) -> Array:
-        """The sum of `log_prob` over the last axis, (*batch,); on a CPU with fewer logarithms, which are most of it.
+        """The sum of `log_prob` over the last axis; on a CPU with fewer logarithms, which take most of its time.
+
+        Args:
+            value: zeros and ones of any dtype, (*batch, size), or what broadcasts against the logits.
+
+        Returns:
+            Nats, (*batch,); NaN, and so is its gradient, where a value is neither 0 nor 1.
 
         >>> f"{BernoulliLogits(jnp.zeros(784)).log_prob_of_vector(jnp.ones(784)):.2f}"
         '-543.43'
@@ -41,8 +47,7 @@ class BernoulliLogits(dist.BernoulliLogits):
 
 @jax.custom_jvp
 def _log_prob_of_bits(logits: Array, bits: Array) -> Array:
-    x = _logit_against(logits, bits)
-    return -(jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x))))
+    return _log_prob_against(_logit_against(logits, bits))
 
 
 @functools.partial(_log_prob_of_bits.defjvp, symbolic_zeros=True)
@@ -68,8 +73,12 @@ def _log_prob_of_vector_jvp(primals, tangents):
     return value, sum(terms, start=jnp.zeros_like(value))
 
 
+def _log_prob_against(x: Array) -> Array:
+    return -(jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x))))
+
+
 def _a_logarithm_each(x: Array) -> Array:
-    return -(jnp.maximum(x, 0) + jnp.log1p(jnp.exp(-jnp.abs(x)))).sum(-1)
+    return _log_prob_against(x).sum(-1)
 
 
 def _few_logarithms(x: Array) -> Array:
